@@ -1,4 +1,4 @@
-"""The REST API under /api/v1: execution requests, and the stream of new ones."""
+"""The REST API under /api/v1: execution requests, and the stream of new ones and of changes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -14,13 +14,13 @@ from starlette.responses import Response, StreamingResponse
 from gateway.api.endpoints import sse
 from gateway.api.openapi import Operation
 from gateway.api.query import choice, connection_filter, limit, number
-from gateway.api.views import ExecutionPage, ExecutionView
+from gateway.api.views import ExecutionPage, ExecutionSummary, ExecutionView
 from gateway.errors import Conflict, Invalid
 from gateway.messages.execution_states import ExecutionState
 from gateway.packages.signing import PackageSigner
 from gateway.packages.storage import PackageStorage
 from gateway.publish.status_urls import StatusUrls
-from gateway.store import deliveries, executions
+from gateway.store import deliveries, executions, runs
 from gateway.store.database import Database
 from gateway.store.executions import StoredRequest, expired_package
 from gateway.store.notify import Notifier
@@ -37,13 +37,14 @@ _SIGNED_AT_ONCE = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Executions:
-    """The endpoints for execution requests. `requests` wakes the relay, and the streams of followers."""
+    """The endpoints for execution requests. `requests` wakes the relay; both notifiers wake followers."""
 
     database: Database
     storage: PackageStorage
     signer: PackageSigner
     status_urls: StatusUrls
     requests: Notifier
+    reports: Notifier
     is_closing: Callable[[], bool]
     has_broker: bool
 
@@ -157,29 +158,54 @@ class Executions:
         return view
 
     async def stream_executions(self, request: Request) -> Response:
-        """`GET /executions/stream`: stream new requests as server-sent events.
+        """`GET /executions/stream`: stream new requests and reports as server-sent events.
 
         The stream starts now, or behind the event that the header Last-Event-ID names. It does not end.
-        The data of each event `execution` is an ExecutionView.
+        The data of each event `execution` is an ExecutionView of a new request, that of each event `state` an
+        ExecutionSummary of a request about which a runner has reported.
         """
-        seen = number(request.headers.get("last-event-id"), "Last-Event-ID")
+        given = request.headers.get("last-event-id")
+        seen, revision = (number(part or None, "Last-Event-ID") for part in _parts(given))
         if seen is None:
             seen = await self.database.read(executions.last_seq)
+        if revision is None:
+            revision = await self.database.read(runs.last_revision)
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        return StreamingResponse(self._follow(seen), media_type="text/event-stream", headers=headers)
+        return StreamingResponse(
+            self._follow(seen, revision), media_type="text/event-stream", headers=headers
+        )
 
-    async def _follow(self, seen: int) -> AsyncIterator[bytes]:
+    async def _follow(self, seen: int, revision: int) -> AsyncIterator[bytes]:
         wakeups = self.requests.subscribe()
+        self.reports.add(wakeups)
         # With the position in the stream, so that a client that is cut off can resume from there.
-        yield f": following\nid: {seen}\n\n".encode()
+        yield f": following\nid: {seen}-{revision}\n\n".encode()
         quiet = 0
         while not self.is_closing():
             found = await self.database.read(executions.planned_after, seq=seen, limit=100)
             for stored, view in zip(found, await self.views(found), strict=True):
                 seen = stored.seq
-                yield sse(event="execution", event_id=str(seen), data=view)
-            quiet = 0 if found else quiet + 1
+                yield sse(event="execution", event_id=f"{seen}-{revision}", data=view)
+            changes = await self.database.read(_changes, revision)
+            for number_of_change, stored in changes:
+                revision = number_of_change
+                summary = ExecutionSummary.summary_of(stored)
+                yield sse(event="state", event_id=f"{seen}-{revision}", data=summary)
+            quiet = 0 if found or changes else quiet + 1
             if quiet and quiet % _KEEPALIVE_POLLS == 0:
                 yield b": still here\n\n"
-            if not found:
+            if not found and not changes:
                 await wakeups.wait(_POLL_SECONDS)
+
+
+def _changes(conn: sqlalchemy.Connection, revision: int) -> list[tuple[int, StoredRequest]]:
+    """Return the next requests about which a runner has reported, by the revision of the report."""
+    changed = runs.changed_after(conn, revision, limit=100)
+    found = {stored.seq: stored for stored in executions.numbered(conn, list(changed.values()))}
+    return [(number, found[seq]) for number, seq in changed.items()]
+
+
+def _parts(event_id: str | None) -> tuple[str, str]:
+    """Return the two positions that the id of an event names; earlier versions have given out the first."""
+    seen, _, revision = (event_id or "").partition("-")
+    return seen, revision

@@ -70,8 +70,10 @@ class Client:
 
     def executions(
         self, *, interrupted: Callable[[str], None], patience: float = _START_TIMEOUT
-    ) -> Iterator[Any]:
-        """Yield execution requests as they are planned, until interrupted.
+    ) -> Iterator[tuple[str, Any]]:
+        """Yield execution requests as they are planned, and as runners report, until interrupted.
+
+        Each comes with the name of its event: `execution` for a new one, `state` for a report.
 
         When the gateway ends the stream, such as at a restart, `interrupted` is called with the reason, and
         the stream resumes where it ended. Raises `ApiError` when that fails for `patience` seconds.
@@ -92,7 +94,7 @@ class Client:
                             continue
                         # An event ends with an empty line: an event that is cut off earlier is sent again.
                         if "data" in event:
-                            yield json.loads(event["data"])
+                            yield event.get("event", ""), json.loads(event["data"])
                         seen = event.get("id", seen)
                         event = {}
                 reason = f"The gateway at {self._url} ended the stream."

@@ -1,6 +1,6 @@
 """The commands about execution requests: list, show, follow, drop, republish."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -16,8 +16,11 @@ from gateway.cli.output import (
     out,
     print_json,
     print_list,
+    run_summary,
     short,
+    state_line,
 )
+from gateway.messages.execution_states import ExecutionState
 
 app = typer.Typer()
 
@@ -28,13 +31,13 @@ _COLUMNS = ["id", "planned", "project", "what", "state"]
 def executions(
     execution: Annotated[str | None, typer.Argument(help="Show this execution request in full.")] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Print new requests as they are planned.")
+        bool, typer.Option("--follow", "-f", help="Print new requests, and without --json, reports.")
     ] = False,
     connection: OfConnection = None,
     delivery: Annotated[str | None, typer.Option("--delivery", help="Only those of this delivery.")] = None,
     state: Annotated[
         str | None,
-        typer.Option(help="Only this state: pending, published, superseded, undeliverable or dropped."),
+        typer.Option(help=f"Only this state: {', '.join(get_args(ExecutionState))}."),
     ] = None,
     limit: Limit = 20,
     data: Data = None,
@@ -56,12 +59,12 @@ def executions(
 
 
 def _follow(client: Client, *, as_json: bool) -> None:
-    """Print new requests as they are planned, until interrupted."""
-    for planned in client.executions(interrupted=_report_interruption):
-        if as_json:
-            print_json(planned, indent=None)
-        else:
-            out.print(execution_line(planned))
+    """Print new requests and what runners report, until interrupted; as JSON, only new requests."""
+    for event, execution in client.executions(interrupted=_report_interruption):
+        if event == "state" and not as_json:
+            out.print(state_line(execution))
+        elif event == "execution":
+            print_json(execution, indent=None) if as_json else out.print(execution_line(execution))
 
 
 def _row(execution: Any) -> list[str]:
@@ -73,7 +76,7 @@ def _row(execution: Any) -> list[str]:
         local_time(execution["planned_at"]),
         escape(message["project"]),
         escape(what),
-        coloured(execution["state"]) + reason,
+        coloured(execution["state"]) + reason + run_summary(execution["run"]),
     ]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.tree import Tree
 
-from gateway.cli.output import coloured, escape, ref_move, refused_connection, short
+from gateway.cli.output import coloured, escape, ref_move, refused_connection, run_summary, short
 from gateway.text.sentences import WAITS
 
 
@@ -100,7 +100,11 @@ def _add_execution(tree: Tree, execution: Mapping[str, Any]) -> None:
         branch.add(f"packaged: {package['format']} of {package['size']} bytes{more}, {package['id']}")
     lane = f" in lane {execution['lane']}" if execution["lane"] is not None else ""
     state = f"{coloured(execution['state'])}{lane}"
-    if execution["state"] == "published":
+    if execution["published_at"] is not None and execution["run"] is not None:
+        branch.add(f"{coloured('published')}{lane}, confirmed by the broker {execution['published_at']}")
+    if execution["run"] is not None:
+        _add_run(branch, execution)
+    elif execution["state"] == "published":
         branch.add(f"{state}, confirmed by the broker {execution['published_at']}")
     elif execution["state"] == "pending" and execution["reason"] is None:
         branch.add(f"{state}: {WAITS}")
@@ -108,6 +112,22 @@ def _add_execution(tree: Tree, execution: Mapping[str, Any]) -> None:
         branch.add(f"{state}{_because(execution)}")
     if execution["republished_at"] is not None:
         branch.add(f"redrive {execution['redrives']}, requested {execution['republished_at']}")
+
+
+def _add_run(branch: Tree, execution: Mapping[str, Any]) -> None:
+    """Add what runners have reported: the states with their times, and the result."""
+    run = execution["run"]
+    runner = f" by {escape(run['runner'])}" if run["runner"] else ""
+    if run["accepted_at"] is not None:
+        branch.add(f"{coloured('accepted')} {run['accepted_at']}{runner}")
+    if run["started_at"] is not None:
+        branch.add(f"{coloured('running')} since {run['started_at']}{runner}")
+    if run["ended_at"] is not None:
+        branch.add(f"{coloured(execution['state'])} {run['ended_at']}{run_summary(run)}")
+    elif execution["state"] == "lost":
+        branch.add(f"{coloured('lost')}: the runner last reported {run['reported_at']}")
+    elif said := run_summary(run):
+        branch.add(f"reported {run['reported_at']}{said}")
 
 
 def _because(record: Mapping[str, Any]) -> str:

@@ -22,6 +22,9 @@ if not out.is_terminal:
 # Characters that a terminal may obey and JSON allows unescaped: controls, and marks that reverse text.
 _TERMINAL_CONTROL = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
+# Of the first line of a summary, in a list.
+_MAX_SUMMARY = 200
+
 DELIVERY_COLUMNS = ["id", "received", "event", "verdict", "result"]
 REFUSAL_COLUMNS = ["id", "last received", "connection", "from", "event", "result"]
 _CHANGES = {
@@ -38,6 +41,11 @@ _COLOURS = {
     "accepted": "green",
     "planned": "green",
     "published": "green",
+    "succeeded": "green",
+    "running": "yellow",
+    "cancelled": "cyan",
+    "rejected": "red",
+    "lost": "red",
     "superseded": "cyan",
     "duplicate": "cyan",
     "ignored": "cyan",
@@ -164,6 +172,25 @@ def execution_line(execution: Any) -> str:
         f"{local_time(execution['planned_at'])}  [bold]{escape(message['project'])}[/bold]"
         f"  {escape(message['execution']['name'])}  {escape(where)}  {escape(command)}  {execution['id']}"
     )
+
+
+def state_line(execution: Any) -> str:
+    """Return on one line what a runner has reported about an execution."""
+    run = execution["run"]
+    return (
+        f"{local_time(run['reported_at'])}  [bold]{escape(execution['project'])}[/bold]"
+        f"  {escape(execution['target'])}  {execution['id']}"
+        f"  {coloured(execution['state'])}{run_summary(run)}"
+    )
+
+
+def run_summary(run: Any) -> str:
+    """Return the first line of a run's summary and its page, to follow the state; empty if it has none."""
+    if run is None:
+        return ""
+    summary = (run["summary"] or "").strip().partition("\n")[0][:_MAX_SUMMARY]
+    said = ", ".join(escape(text) for text in (summary, run["url"]) if text)
+    return f": {said}" if said else ""
 
 
 def print_json(value: Any, indent: int | None = 2) -> None:

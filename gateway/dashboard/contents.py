@@ -41,9 +41,10 @@ class Explanation:
 
     @property
     def is_unfinished(self) -> bool:
-        """Whether a ref update or an execution request is pending."""
+        """Whether a ref update or an execution request is pending, or a run that was reported goes on."""
         updates = {update.state for update in self.delivery.updates}
-        return "pending" in updates | {execution.state for execution in self.delivery.executions}
+        shown = updates | {execution.state for execution in self.delivery.executions}
+        return bool(shown & {"pending", "accepted", "running"})
 
     @property
     def can_be_replayed(self) -> bool:

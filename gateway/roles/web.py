@@ -121,6 +121,7 @@ def _build_api(parts: Parts, cache: ConnectionCache, *, is_closing: Callable[[],
         signer=parts.signer,
         status_urls=parts.status_urls,
         requests=parts.requests,
+        reports=parts.reports,
         is_closing=is_closing,
         has_broker=settings.amqp_url is not None,
     )

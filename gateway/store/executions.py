@@ -320,8 +320,12 @@ def of_deliveries(conn: sqlalchemy.Connection, delivery_ids: Sequence[str]) -> l
     kept = _affordable(sizes, READ_BYTES)
     if len(kept) == len(sizes):
         return _records(conn, query)
-    rest = _numbered([seq for seq, _ in sizes[len(kept) :]])
-    return _records(conn, _numbered(kept)) + _records(conn, rest, with_bodies=False)
+    return _records(conn, _numbered(kept)) + numbered(conn, [seq for seq, _ in sizes[len(kept) :]])
+
+
+def numbered(conn: sqlalchemy.Connection, numbers: Sequence[int]) -> list[StoredRequest]:
+    """Return the requests with these numbers, without their bodies."""
+    return _records(conn, _numbered(numbers), with_bodies=False)
 
 
 def of_update(conn: sqlalchemy.Connection, ref_update: int) -> list[StoredRequest]:

@@ -67,6 +67,10 @@ class Notifier:
         self._subscriptions.add(subscription)
         return subscription
 
+    def add(self, subscription: Subscription) -> None:
+        """Wake this subscription too, which another notifier has made."""
+        self._subscriptions.add(subscription)
+
     def notify(self, *, source: Subscription | None = None) -> None:
         """Wake every subscription but `source`."""
         for subscription in self._subscriptions:

@@ -1,11 +1,11 @@
 """The tables of what runners report. `gateway.store.tables` has the others."""
 
-from sqlalchemy import JSON, BigInteger, Column, ForeignKey, Index, Integer, Table, Text
+from sqlalchemy import JSON, BigInteger, Column, ForeignKey, Index, Integer, Table, Text, text
 
 from gateway.store.columns import Instant, metadata
 
 # What runners have reported about each execution: see gateway/store/runs.py. A row is deleted with its
-# execution, even by a version of Pushgate that is older than this table.
+# execution, even by a version of Pushgate that is older than this table. `revision` numbers all changes.
 runs = Table(
     "runs",
     metadata,
@@ -22,7 +22,9 @@ runs = Table(
     Column("metrics", JSON),
     Column("outputs", JSON),
     Column("runner", Text),
+    Column("revision", BigInteger, nullable=False, server_default=text("0")),
     Index("ix_runs_state_execution", "state", "execution"),
+    Index("ix_runs_revision", "revision"),
 )
 
 # Reports that name no execution, by the id that they name: the newest few.

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, get_args
 
 import sqlalchemy
-from sqlalchemy import ColumnElement, bindparam, delete, exists, select
+from sqlalchemy import ColumnElement, bindparam, delete, exists, func, select
 
 from gateway.messages.execution_states import ExecutionState, Run, RunState, advance
 from gateway.messages.execution_status import ExecutionStatus
@@ -53,6 +53,7 @@ _NUMBERS = select(executions.c.id, executions.c.seq).where(
 )
 _STORED = select(runs).where(runs.c.execution.in_(bindparam("numbers", expanding=True)))
 _NAMED = select(unknown_reports).where(unknown_reports.c.execution.in_(bindparam("ids", expanding=True)))
+_LAST = select(func.max(runs.c.revision))
 _TOO_MANY = delete(unknown_reports).where(
     unknown_reports.c.execution.in_(
         select(unknown_reports.c.execution).order_by(unknown_reports.c.last_at.desc()).offset(MAX_UNKNOWN)
@@ -82,9 +83,11 @@ def record(
         before = current.get(number)
         current[number] = after = advance(before, report, now=now)
         outcomes.append(Outcome(state=after.state, is_change=after is not before))
-    changed = [_row(number, run) for number, run in current.items() if run is not stored.get(number)]
+    changed = [(number, run) for number, run in current.items() if run is not stored.get(number)]
     if changed:
-        upsert_rows(conn, runs, ("execution",), changed)
+        first = last_revision(conn) + 1
+        rows_changed = [_row(number, run, revision) for revision, (number, run) in enumerate(changed, first)]
+        upsert_rows(conn, runs, ("execution",), rows_changed)
     if unknown := [report for report in reports if report.id not in numbers]:
         _record_unknown(conn, unknown, now=now)
     return outcomes
@@ -94,6 +97,21 @@ def of(conn: sqlalchemy.Connection, numbers: Iterable[int]) -> dict[int, Run]:
     """Return the runs of executions, by the numbers of the executions."""
     rows = conn.execute(_STORED, {"numbers": list(numbers)})
     return {row.execution: from_row(Run, row) for row in rows}
+
+
+def last_revision(conn: sqlalchemy.Connection) -> int:
+    """Return the number of the newest change, 0 if there are none."""
+    return conn.execute(_LAST).scalar() or 0
+
+
+def changed_after(conn: sqlalchemy.Connection, revision: int, *, limit: int) -> dict[int, int]:
+    """Return the numbers of changed executions by the revision of their last change, the oldest first.
+
+    Changes are numbered in the order of their commits, because of the lock in `record`.
+    """
+    query = select(runs.c.revision, runs.c.execution).where(runs.c.revision > revision)
+    rows = conn.execute(query.order_by(runs.c.revision).limit(limit))
+    return {row.revision: row.execution for row in rows}
 
 
 def is_shown_as(state: ExecutionState) -> ColumnElement[bool]:
@@ -108,7 +126,7 @@ def unknown(conn: sqlalchemy.Connection, ids: Collection[str]) -> list[UnknownRe
     return [from_row(UnknownReport, row) for row in conn.execute(_NAMED, {"ids": list(ids)})]
 
 
-def _row(number: int, run: Run) -> tuple[Any, ...]:
+def _row(number: int, run: Run, revision: int) -> tuple[Any, ...]:
     """Return the values of a row, in the order of the table's columns."""
     return (
         number,
@@ -124,6 +142,7 @@ def _row(number: int, run: Run) -> tuple[Any, ...]:
         run.metrics,
         run.outputs,
         run.runner,
+        revision,
     )
 
 

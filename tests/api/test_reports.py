@@ -3,8 +3,11 @@
 import asyncio
 import http.client
 import json
-from collections.abc import Sequence
+import urllib.error
+import urllib.request
+from collections.abc import Generator, Sequence
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,12 +16,14 @@ import pytest
 
 from gateway.api.reports import ReportWriter
 from gateway.cli.api_client import ApiError
+from gateway.cli.output import state_line
 from gateway.errors import StoreUnavailable
 from gateway.messages.execution_status import MAX_REPORT_BYTES, STATUS_TYPE, ExecutionStatus
 from gateway.store import executions
 from gateway.store.database import Database
 from testing.records import NOW, connection
-from testing.service import Project, Service
+from testing.service import Project, Service, run_pushgate
+from tests.dashboard.getting import got, signed_in
 from tests.store.requests import LATEST, plan, push
 
 AT = "2026-05-04T12:31:40Z"
@@ -122,6 +127,79 @@ def test_what_is_no_report_is_refused_with_a_sentence(
     found, answer = post(f"{service.url}/api/v1/executions/one/status", body, **token)
     assert found == status
     assert detail in answer["detail"]
+
+
+def events(service: Service, *, last: str | None = None) -> Generator[tuple[str, str, Any]]:
+    """Follow the stream; yield the name, the id and the data of each event."""
+    headers = {"authorization": f"Bearer {service.admin_token}"}
+    if last is not None:
+        headers["last-event-id"] = last
+    request = urllib.request.Request(f"{service.url}/api/v1/executions/stream", headers=headers)  # noqa: S310
+    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - our own gateway
+        event: dict[str, str] = {}
+        for line in answer:
+            if line.startswith(b":"):
+                continue
+            name, _, value = line.decode().rstrip("\n").partition(": ")
+            if name:
+                event[name] = value
+                continue
+            yield event.get("event", ""), event.get("id", ""), json.loads(event.get("data", "null"))
+            event = {}
+
+
+def test_a_follower_sees_reports_and_misses_none_while_it_is_away(service: Service, project: Project) -> None:
+    """The id of an event names the positions of new requests and of reports."""
+    execution = execution_of(service, project)
+    path = f"/executions/{execution['id']}/status"
+    followed = events(service)
+    _, start, _ = next(followed)
+    service.api.send("POST", path, report(execution, "accepted", 1))
+    name, position, shown = next(followed)
+    assert (name, shown["id"], shown["state"]) == ("state", execution["id"], "accepted")
+    assert "message" not in shown
+    followed.close()
+    service.api.send("POST", path, report(execution, "running", 2))
+    service.api.send("POST", path, report(execution, "failed", 3, summary="out of memory"))
+    _, (name, _, shown) = islice(events(service, last=position), 2)
+    assert (name, shown["state"], shown["run"]["summary"]) == ("state", "failed", "out of memory")
+    assert state_line(shown).endswith(f"train  {execution['id']}  [red]failed[/red]: out of memory")
+    # As a client of an earlier version continues: behind a request, from the present reports on.
+    again = events(service, last="0")
+    assert next(again)[1] == "0-3"
+    name, position, shown = next(again)
+    assert (name, position, shown["state"]) == ("execution", "1-3", "failed")
+    assert start == "1-0"
+    with pytest.raises(urllib.error.HTTPError):
+        next(events(service, last="1-x"))
+
+
+def test_requests_are_listed_by_what_was_reported(service: Service, project: Project) -> None:
+    """In the API, by command, in an explanation and in the dashboard."""
+    execution = execution_of(service, project)
+    path = f"/executions/{execution['id']}/status"
+    page = "https://ml.example/7"
+    service.api.send("POST", path, report(execution, "running", 1, runner="r 7", url=page))
+    end = report(execution, "failed", 2, summary="[b]out[/b] of memory\nat line 3", metrics={"loss": 0.25})
+    service.api.send("POST", path, end)
+    assert [one["id"] for one in service.api.get("/executions", state="failed")["items"]] == [execution["id"]]
+    assert service.api.get("/executions", state="pending")["items"] == []
+    listed = run_pushgate("executions", "--state", "failed", service=service)
+    assert f"failed: [b]out[/b] of memory, {page}" in listed.stdout
+    why = run_pushgate("explain", execution["id"], service=service)
+    assert f"running since {AT} by r 7" in why.stdout
+    assert f"failed {AT}: [b]out[/b] of memory, {page}" in why.stdout
+    cookie = signed_in(service)
+    pages = (
+        "/executions?state=failed",
+        f"/deliveries/{execution['delivery']}",
+        f"/executions/{execution['id']}",
+    )
+    for path in pages:
+        _, shown, _ = got(service.url + path, cookie)
+        assert f'<a href="{page}" rel="noreferrer">the run</a>' in shown
+    assert "<div>loss: 0.25</div>" in shown
+    assert "[b]out[/b] of memory\nat line 3" in shown
 
 
 def test_an_unknown_execution_is_answered_and_explained(service: Service) -> None:

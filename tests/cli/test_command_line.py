@@ -116,7 +116,7 @@ def test_a_follower_goes_on_when_the_gateway_starts_again(
     def follow() -> None:
         try:
             followed = service.api.executions(interrupted=interruptions.append, patience=WAIT_SECONDS)
-            seen.extend(one["message"]["ref"]["name"] for one in followed)
+            seen.extend(one["message"]["ref"]["name"] for _, one in followed)
         except ApiError as error:
             ended.append(error)
 

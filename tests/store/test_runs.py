@@ -145,6 +145,30 @@ def test_reports_from_several_processes_come_to_the_highest(two_moves: Database)
     assert {run_of(two_moves, name).summary for name in ALL_NAMES} == {"4"}
 
 
+def changes(database: Database, after: int, limit: int = 9) -> list[str]:
+    """Return the ids of the executions that have changed, in the order of the changes."""
+    with database.reading() as conn:
+        numbers = list(runs.changed_after(conn, after, limit=limit).values())
+        found = {request.seq: request for request in executions.numbered(conn, numbers)}
+        assert all(request.body == executions.OMITTED for request in found.values())
+        return [found[number].id for number in numbers]
+
+
+def test_a_follower_sees_each_execution_at_its_last_change(two_moves: Database) -> None:
+    """What changes again moves to the end; a repetition is no change."""
+    with two_moves.reading() as conn:
+        assert runs.last_revision(conn) == 0
+    record(two_moves, report("d2-b"), report("d1-a"))
+    record(two_moves, report("d2-b"), report("d1-b"))
+    assert changes(two_moves, 0) == ["d2-b", "d1-a", "d1-b"]
+    record(two_moves, report("d2-b", "failed", 2))
+    assert changes(two_moves, 0) == ["d1-a", "d1-b", "d2-b"]
+    assert changes(two_moves, 0, limit=2) == ["d1-a", "d1-b"]
+    assert changes(two_moves, 3) == ["d2-b"]
+    with two_moves.reading() as conn:
+        assert runs.last_revision(conn) == 4
+
+
 def unknown(database: Database, *ids: str) -> list[tuple[str, str, str | None, int]]:
     """Return what is kept about these ids."""
     with database.reading() as conn:

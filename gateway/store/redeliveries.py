@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 import sqlalchemy
-from sqlalchemy import ColumnElement, delete, func, insert, literal, select, update
+from sqlalchemy import ColumnElement, delete, func, insert, literal, or_, select, update
 
 from gateway.crypto.keyring import Keyring
 from gateway.errors import NotFound, SettingError
@@ -209,10 +209,10 @@ def arrived(
 
     Those of a source are stored with the connections of its repositories.
     """
-    of_source = select(connection_rows.c.id).where(connection_rows.c.source == connection)
-    stored_with = [connection, *conn.execute(of_source).scalars()]
+    # Not as bound values: a source may have more connections than a statement may have of those.
+    theirs = or_(connection_rows.c.id == connection, connection_rows.c.source == connection)
     found = select(deliveries.c.provider_delivery_id).where(
-        deliveries.c.connection.in_(stored_with),
+        deliveries.c.connection.in_(select(connection_rows.c.id).where(theirs)),
         deliveries.c.id >= delivery_ids_since(since),
         deliveries.c.provider_delivery_id.in_(guids),
     )

@@ -156,10 +156,25 @@ def give_back(conn: sqlalchemy.Connection, claimed: Claimed, *, now: datetime) -
     _end(conn, claimed, due_at=now)
 
 
-def postpone(conn: sqlalchemy.Connection, claimed: Claimed, *, reason: str, next_at: datetime) -> None:
-    """Let the rules decide later, because what they depend on could not be read."""
+def postpone(
+    conn: sqlalchemy.Connection,
+    claimed: Claimed,
+    *,
+    reason: str,
+    next_at: datetime,
+    others_at: datetime | None = None,
+) -> None:
+    """Let the rules decide later, because what they depend on could not be read.
+
+    In an outage of the provider, all that is due of the source waits until `others_at`: one time-out after
+    the other would keep the repositories of other sources from a decision.
+    """
+    lock_connections(conn, [claimed.source.id])
     conn.execute(update(source_repositories).where(*_is(claimed.repository)).values(reason=reason))
     _end(conn, claimed, due_at=next_at, attempts=claimed.attempts + 1)
+    if others_at is not None:
+        due = source_repositories.c.source == claimed.source.id, source_repositories.c.due_at < others_at
+        conn.execute(update(source_repositories).where(*due).values(due_at=others_at))
 
 
 def is_current(conn: sqlalchemy.Connection, claimed: Claimed) -> bool:

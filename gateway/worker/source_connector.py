@@ -17,7 +17,7 @@ from gateway.intake.connection_cache import cached_connection
 from gateway.intake.normalize import Received, delivery_to, verdict_of
 from gateway.plan.source_rules import Decision, Rule, decide, manifests_to_find, read_rules
 from gateway.provider_apis.apis import APIS, ProviderApis
-from gateway.provider_apis.operation import ApiError, ApiLimited
+from gateway.provider_apis.operation import ApiError, ApiLimited, ApiUnavailable
 from gateway.provider_apis.sign_in import SignIn, Use, api_url
 from gateway.provider_apis.webhooks import Place
 from gateway.store import accept, connections, identities, source_repositories, sources
@@ -133,8 +133,14 @@ class SourceConnector:
             reason=str(error),
             next_try_in_s=round(delay),
         )
-        next_at = _now() + timedelta(seconds=delay)
-        await self.database.write(source_repositories.postpone, claimed, reason=str(error), next_at=next_at)
+        next_at, others_at = _now() + timedelta(seconds=delay), None
+        if isinstance(error, ApiUnavailable):
+            # It may be the fault of one repository, so the others wait only a little.
+            soon = error.seconds if isinstance(error, ApiLimited) else _FIRST_DELAY
+            others_at = _now() + timedelta(seconds=soon)
+        await self.database.write(
+            source_repositories.postpone, claimed, reason=str(error), next_at=next_at, others_at=others_at
+        )
 
     async def _connect(self, claimed: Claimed, rule: Rule, path: str) -> None:
         try:

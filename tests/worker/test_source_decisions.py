@@ -9,6 +9,7 @@ from testing.records import A, B, C
 from tests.worker.acme import (
     SOURCE,
     Acme,
+    add,
     delivered,
     found,
     found_id,
@@ -156,5 +157,27 @@ def test_no_delivery_waits_for_a_deleted_connection(sourced: Database) -> None:
             source_repositories.see(conn, [again], now=now())
         await acme.decide()
         assert (found(sourced), repository(sourced, 1).state) == ({}, "removed")
+
+    run(sourced, work)
+
+
+def test_an_outage_of_one_provider_delays_no_other_source(sourced: Database) -> None:
+    """Its repositories wait together, not one after the other until its API does not answer."""
+    add(sourced, "c2", "labs")
+
+    async def work(acme: Acme) -> None:
+        for number in (1, 2, 3):
+            await acme.push(number, f"acme/ml-{number}", None, A)
+        await acme.push(4, "labs/ml-4", None, A, to="c2")
+        with sourced.writing() as conn:
+            mine = source_repositories.claim(conn, now=now(), until=now() + timedelta(minutes=5))
+            assert mine is not None
+            later = now() + timedelta(minutes=1)
+            source_repositories.postpone(conn, mine, reason="x", next_at=later, others_at=later)
+        await acme.decide()
+        assert set(found(sourced)) == {"labs/ml-4"}
+        await acme.push(2, "acme/ml-2", A, B)
+        await acme.decide()
+        assert set(found(sourced)) == {"labs/ml-4", "acme/ml-2"}
 
     run(sourced, work)

@@ -45,19 +45,19 @@ NEXT: Mapping[ExecutionState, tuple[ExecutionState, ...]] = {
     "superseded": ("pending", "published", *_REPORTS),
     "undeliverable": ("pending", *_REPORTS),
     "dropped": ("pending", "published", *_REPORTS),
-    "accepted": ("running", *_ENDS, "lost"),
-    "running": (*_ENDS, "lost"),
+    "accepted": ("running", *_ENDS, "lost", "pending"),
+    "running": (*_ENDS, "lost", "pending"),
     # Silence proves nothing: whoever reports again is believed.
-    "lost": _REPORTS,
-    "succeeded": (),
-    "failed": (),
-    "cancelled": (),
-    "rejected": (),
+    "lost": (*_REPORTS, "pending"),
+    "succeeded": ("pending",),
+    "failed": ("pending",),
+    "cancelled": ("pending",),
+    "rejected": ("pending",),
 }
 """Which states may follow each state. `pending` follows where an operator republishes or replays."""
 
-FINAL = frozenset(state for state, following in NEXT.items() if not following)
-"""The states that never change."""
+FINAL = frozenset(_ENDS)
+"""The states that no report changes."""
 
 _TIMES: Mapping[ReportedState, str] = {
     "accepted": "accepted_at",

@@ -217,7 +217,7 @@ def drop(conn: sqlalchemy.Connection, request_id: str) -> StoredRequest:
 
 
 def republish(conn: sqlalchemy.Connection, request_id: str, *, now: datetime) -> StoredRequest:
-    """Make a request pending again, to be published under the same id. Raise `NotFound` or `Conflict`."""
+    """Make a request pending again under its id, with a new run. Raise `NotFound` or `Conflict`."""
     stored = get(conn, request_id)
     if stored.state not in _REPUBLISHABLE:
         raise Conflict(_WHY_NOT_REPUBLISHED[stored.state])
@@ -225,6 +225,7 @@ def republish(conn: sqlalchemy.Connection, request_id: str, *, now: datetime) ->
     if planned is not None:
         kept = stored.package or _built_again(conn, stored, planned.format, now=now)
         packages.touch(conn, kept.id, kept.format, now=now)
+    runs.forget(conn, stored.seq)
     again = {"state": "pending", "reason": None, "redrives": executions.c.redrives + 1, "republished_at": now}
     its_state = executions.c.id == request_id, executions.c.state == stored.state
     if conn.execute(update(executions).where(*its_state).values(again)).rowcount == 0:

@@ -99,6 +99,12 @@ def of(conn: sqlalchemy.Connection, numbers: Iterable[int]) -> dict[int, Run]:
     return {row.execution: from_row(Run, row) for row in rows}
 
 
+def forget(conn: sqlalchemy.Connection, number: int) -> None:
+    """Delete what was reported about an execution, by its number."""
+    lock(conn, Lock.RUNS)
+    conn.execute(delete(runs).where(runs.c.execution == number))
+
+
 def last_revision(conn: sqlalchemy.Connection) -> int:
     """Return the number of the newest change, 0 if there are none."""
     return conn.execute(_LAST).scalar() or 0

@@ -7,8 +7,10 @@ from datetime import timedelta
 import pytest
 
 from gateway.errors import Conflict, NotFound
-from gateway.store import executions, packages, supersession, work_queue
+from gateway.messages.execution_status import ExecutionStatus
+from gateway.store import executions, packages, runs, supersession, work_queue
 from gateway.store.database import Database
+from gateway.store.runs import Outcome
 from testing.records import NOW, A, B, connection
 from tests.store.requests import LATER, MAIN, end, plan, push, request, stored
 from tests.store.test_packages import BUILD, PACKAGE
@@ -46,6 +48,18 @@ def test_a_request_is_published_again_under_its_id(two_moves: Database) -> None:
         "d2-a": 1,
         "d2-b": 0,
     }
+
+
+def test_what_is_republished_gets_a_new_run(two_moves: Database) -> None:
+    """What the runner of the first order has reported is over, also an end."""
+    end(two_moves, "d2-b", "published")
+    failed = ExecutionStatus(id="d2-b", state="failed", at=NOW, sequence=9)
+    with two_moves.writing() as conn:
+        runs.record(conn, [failed], now=NOW)
+        again = executions.republish(conn, "d2-b", now=LATER)
+        assert (again.run, again.shown_state) == (None, "pending")
+        accepted = ExecutionStatus(id="d2-b", state="accepted", at=NOW, sequence=1)
+        assert runs.record(conn, [accepted], now=NOW) == [Outcome(state="accepted", is_change=True)]
 
 
 def test_what_cannot_be_republished_says_why(two_moves: Database) -> None:

@@ -73,6 +73,14 @@ def take(broker: Broker, queue: str) -> tuple[AbstractIncomingMessage, Any]:
     return message, json.loads(message.body)["package"]
 
 
+def reported(message: AbstractIncomingMessage, state: str) -> Any:
+    """Report a state as the runner that has taken a message does; return the answer."""
+    request = json.loads(message.body)
+    body = {"id": request["id"], "state": state, "at": datetime.now(UTC).isoformat(), "sequence": 1}
+    with urllib.request.urlopen(request["status_url"], json.dumps(body).encode()) as answer:  # noqa: S310
+        return json.load(answer)
+
+
 def downloaded(package: Any) -> str:
     """Download a package as a runner does; return the digest of the file."""
     with urllib.request.urlopen(package["url"]) as answer:  # noqa: S310 - our own gateway
@@ -132,6 +140,7 @@ def test_an_execution_is_published_again_by_command_and_in_the_dashboard(
     path = f"/executions/{execution['id']}"
     published(publishing, execution)
     first, _ = take(broker, queue)
+    assert reported(first, "failed") == {"state": "failed"}
 
     done = run_pushgate("republish", execution["id"], service=publishing)
     assert (done.returncode, done.stdout) == (
@@ -142,6 +151,7 @@ def test_an_execution_is_published_again_by_command_and_in_the_dashboard(
     assert (second.message_id, second.headers["ce-redrive"]) == (first.message_id, "1")
     assert downloaded(package) == package["sha256"]
     shown = published(publishing, execution)
+    assert reported(second, "running") == {"state": "running"}
     assert (shown["redrives"], shown["republished_at"] > execution["planned_at"]) == (1, True)
     assert shown["published_at"] > shown["republished_at"]
 

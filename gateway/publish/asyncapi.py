@@ -1,4 +1,4 @@
-"""The AsyncAPI document: all published messages, generated from the models and the topology.
+"""The AsyncAPI document: all published messages, and the reports that are taken, from models and topology.
 
 https://www.asyncapi.com/docs/reference/specification/v3.0.0
 https://github.com/asyncapi/bindings/tree/master/amqp
@@ -14,10 +14,13 @@ from pydantic.json_schema import models_json_schema
 
 from gateway.messages.events import EVENTS
 from gateway.messages.execution_request import TYPE, ExecutionRequest
+from gateway.messages.execution_status import STATUS_TYPE, ExecutionStatus
 from gateway.messages.names import (
     EXECUTION_REQUEST_SCHEMA,
     EXECUTION_REQUEST_VERSION,
     EXECUTION_REQUESTED,
+    EXECUTION_STATUS,
+    EXECUTION_STATUS_SCHEMA,
     LANE_PREFIX,
     EventName,
     message_type,
@@ -59,9 +62,9 @@ _TARGET = {"description": "the step, pipeline or task to be executed"}
 _INFO = {
     "title": "Pushgate",
     "version": EXECUTION_REQUEST_VERSION,
-    "description": "Messages that Pushgate publishes to RabbitMQ: CloudEvents 1.0, persistent and "
-    "confirmed. They are published at least once; a repetition has the same id. The messages of a "
-    "connection are published in the order of its pushes.",
+    "description": "Messages that Pushgate publishes to RabbitMQ, and the reports that it takes from there. "
+    "What it publishes are CloudEvents 1.0, persistent and confirmed. They are published at least once; a "
+    "repetition has the same id. The messages of a connection are published in the order of its pushes.",
     "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
 }
 _BROKER = {
@@ -72,6 +75,7 @@ _BROKER = {
     "variables": {"broker": {"description": "host and port of the broker that the gateway publishes to"}},
 }
 _REQUEST = "executionRequested"
+_REPORT = "executionStatus"
 _EVENTS: dict[EventName, str] = {"push.fetched": "pushFetched", "delivery.failed": "deliveryFailed"}
 
 
@@ -97,16 +101,60 @@ def document(
         "info": _INFO,
         "defaultContentType": "application/json",
         "servers": {"broker": _BROKER},
-        "channels": channels,
-        "operations": _operations(channels),
+        "channels": {**channels, "reports": _reports(topology)},
+        "operations": {**_operations(channels), "receiveReports": _RECEIVE_REPORTS},
         "components": {
             "messages": {
-                _key(name, mode): _message(models[name], kind, mode)
-                for name, kind in names.items()
-                for mode in modes
+                **{
+                    _key(name, mode): _message(models[name], kind, mode)
+                    for name, kind in names.items()
+                    for mode in modes
+                },
+                _REPORT: _report(),
             },
             "schemas": _schemas(models.values()),
         },
+    }
+
+
+_RECEIVE_REPORTS = {
+    "action": "receive",
+    "title": "Take reports of runners",
+    "summary": "Runners publish reports to the exchange; the gateway acknowledges each once it is stored.",
+    "channel": {"$ref": "#/channels/reports"},
+    "messages": [{"$ref": f"#/channels/reports/messages/{_REPORT}"}],
+    "bindings": {"amqp": {"ack": True, **_BINDING}},
+}
+
+
+def _reports(topology: Topology) -> dict[str, Any]:
+    """Return the queue of the runners' reports."""
+    queue = {"name": topology.report_queue, "durable": True, "exclusive": False, "autoDelete": False}
+    return {
+        "address": topology.report_queue,
+        "title": f"The queue {topology.report_queue}",
+        "description": f"Receives what runners publish to {topology.exchange} about executions. What cannot"
+        f" be read goes to {topology.dead_queue}.",
+        "messages": {_REPORT: {"$ref": f"#/components/messages/{_REPORT}"}},
+        "bindings": {"amqp": {"is": "queue", "queue": queue, **_BINDING}},
+        "x-arguments": topology.report_arguments,
+        "x-bound-to": {"exchange": topology.exchange, "routingKey": f"{EXECUTION_STATUS}.#"},
+    }
+
+
+def _report() -> dict[str, Any]:
+    """Return the message with a report. A CloudEvent in structured mode is taken as well."""
+    return {
+        "name": STATUS_TYPE,
+        "title": ExecutionStatus.__name__,
+        "summary": f"{ExecutionStatus.__doc__} The body alone, or a CloudEvent in either mode.",
+        "contentType": CONTENT_TYPES["binary"],
+        "payload": {"$ref": f"#/components/schemas/{ExecutionStatus.__name__}"},
+        "examples": [
+            {"name": f"report-{number}", "payload": body}
+            for number, body in enumerate(examples(EXECUTION_STATUS_SCHEMA), 1)
+        ],
+        "bindings": {"amqp": {"messageType": STATUS_TYPE, **_BINDING}},
     }
 
 
@@ -325,7 +373,7 @@ def _object(required: dict[str, Any], optional: Mapping[str, Any] = MappingProxy
 def _schemas(models: Iterable[type[Part]]) -> dict[str, Any]:
     """Return the schemas of the models and of their parts, by name."""
     _, definitions = models_json_schema(
-        [(model, "serialization") for model in models],
+        [*((model, "serialization") for model in models), (ExecutionStatus, "validation")],
         ref_template="#/components/schemas/{model}",
         schema_generator=StandardSchema,
     )

@@ -91,7 +91,7 @@ def test_the_parser_of_asyncapi_accepts_the_document(pytestconfig: pytest.Config
     modules = installed(pytestconfig.cache, *PARSER)
     found = run_node(PARSE, str(modules), str(DOCS / "asyncapi.json"))
     assert found["problems"] == []
-    assert len(found["channels"]) == 6
+    assert len(found["channels"]) == 7
     assert [channel for channel, operations in found["channels"] if operations == 0] == []
 
 

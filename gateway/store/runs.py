@@ -44,7 +44,7 @@ class UnknownReport:
     runner: str | None
     first_at: datetime
     last_at: datetime
-    count: int = 1
+    count: int
 
 
 # Built once: building one takes longer than running it.

@@ -39,6 +39,7 @@ def test_a_request_gets_its_url_and_nothing_else_changes(made: ExecutionRequest)
     token = SignedToken(query["expires"][0], query["signature"][0])
     assert TOKENS.is_valid(subject(made.id), token, now=NOW + VALID_FOR - timedelta(seconds=1))
     assert not TOKENS.is_valid(subject(made.id), token, now=NOW + VALID_FOR)
+    assert timedelta(days=30) == VALID_FOR
     assert not TOKENS.is_valid(subject("another"), token, now=NOW)
     assert list(message)[-1] == "status_url"
 

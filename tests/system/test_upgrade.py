@@ -185,7 +185,7 @@ def test_what_earlier_versions_left_in_flight_is_carried_to_its_end(
         assert verdicts(second, third) == {"accepted"}
 
         def published() -> bool:
-            found = service.api.get("/executions", state="published", limit=100)["items"]
+            found = service.api.get("/executions", state="published", limit=200)["items"]
             return len(found) == 3 * len(names)
 
         wait_for(published, "everything is published")

@@ -276,7 +276,7 @@ def _report_consumers(parts: Parts) -> list[ReportConsumer]:
         database=parts.database,
         brokers=Brokers(settings.amqp_url.get_secret_value(), _tls(settings)),
         topology=parts.topology,
-        notify=parts.requests.notify,
+        notify=parts.reports.notify,
     )
     return [consumer]
 

@@ -40,13 +40,15 @@ def _copy(conn: sqlalchemy.Connection, count: int, *, hosts: int) -> None:
     number = numbers.c.number
     name = func.lpad(cast(number, Text), 24, "0")
     host = literal("host") + cast(number % hosts, Text) + ".example"
+    key = host + "/acme/" + name
     delivery = cast(cast(func.md5(name), Uuid), Text)
     own: dict[Table, Changes] = {
         tables.connections: {
             "id": name,
             "name": name,
-            "url": literal("https://") + host + "/acme/" + name + ".git",
+            "url": literal("https://") + key + ".git",
             "host": host,
+            "repository_key": key,
             "project": literal("project ") + cast(number % _PROJECTS, Text),
         },
         tables.leases: {"connection": name},

@@ -30,6 +30,8 @@ def test_versions_agree_on_the_locks_of_a_server() -> None:
         "NAMES": 5074716,
         "QUEUE": 5074717,
         "REFUSALS": 5074718,
+        "REDELIVERIES": 5074719,
+        "RUNS": 5074720,
     }
 
 

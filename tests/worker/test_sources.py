@@ -221,11 +221,19 @@ def test_five_hundred_repositories_of_one_source(database: Database) -> None:
     """Each push arrives at its own connection, the first as well as the second."""
     numbers = range(1, 501)
 
+    async def push_to_all(acme: Acme, before: str | None, after: str) -> set[str]:
+        """Push to some at a time, so that no push waits for too long on a busy machine."""
+        verdicts = set()
+        for start in range(0, len(numbers), 25):
+            some = numbers[start : start + 25]
+            pushes = (acme.push(number, f"acme/ml-{number}", before, after) for number in some)
+            verdicts |= {answer.body["verdict"] for answer in await asyncio.gather(*pushes)}
+        return verdicts
+
     async def work(acme: Acme) -> None:
-        await asyncio.gather(*(acme.push(number, f"acme/ml-{number}", None, A) for number in numbers))
+        assert await push_to_all(acme, None, A) == {"ignored"}
         await acme.decide()
-        later = [acme.push(number, f"acme/ml-{number}", A, B) for number in numbers]
-        assert {answer.body["verdict"] for answer in await asyncio.gather(*later)} == {"accepted"}
+        assert await push_to_all(acme, A, B) == {"accepted"}
 
     run(database, work)
     made = found(database)

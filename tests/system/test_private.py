@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from gateway.cli.api_client import ApiError
 from testing.git_host import GitHost
@@ -12,6 +14,14 @@ from testing.processes import may_leave_core_files, started_with
 from testing.service import Project, Service, run_pushgate, wait_for
 from testing.ssh import SshHost
 from tests.dashboard.getting import got, signed_in
+
+_ENTRA = {"credential": "client-secret", "tenant": "acme.example", "client_id": "71"}
+
+
+def _private_key() -> str:
+    """Return a key as GitHub gives it."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    return key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()).decode()
 
 
 @pytest.fixture
@@ -80,6 +90,12 @@ def test_connections_share_the_token_of_an_identity(tmp_path: Path, service: Ser
         )  # fmt: skip
         bot = json.loads(done.stdout)
         assert (bot["expires_at"], bot["rotates"]) == ("2099-12-31T00:00:00Z", True)
+        key = _private_key()
+        for other in (
+            {"kind": "entra", "provider": "azure-devops", "settings": _ENTRA, "client_secret": "c4nary"},
+            {"kind": "github-app", "provider": "github", "settings": {"app_id": "7"}, "private_key": key},
+        ):
+            service.api.send("POST", "/identities", {"name": other["kind"], **other})
         host.answers.clear()
         shared = [service.connect(url, provider="gitlab", identity="bot", secret=secret) for url in urls]
         wait_for(lambda: host.visits, "git runs")
@@ -111,8 +127,10 @@ def test_connections_share_the_token_of_an_identity(tmp_path: Path, service: Ser
             assert service.api.send("PATCH", path, {"identity": None})["identity"] is None
         assert run_pushgate("identity", "delete", "bot", service=service).returncode == 0
         kept = service.stored()
-    assert "c4nary" not in shown
-    assert b"c4nary" not in kept
+    # A line in the middle of a private key.
+    for canary in ("c4nary", key.splitlines()[5]):
+        assert canary not in shown
+        assert canary.encode() not in kept
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,9 @@ class StatusUrls:
         token = self.signed_tokens.issue(subject(stored.id), now=now)
         query = f"expires={token.expires}&signature={token.signature}"
         url = f"{self.base_url}/api/v1/executions/{stored.id}/status?{query}"
-        planned = stored.body.removesuffix(_PLANNED).removesuffix(b"}")
+        # Not both: the field before it may be an object.
+        end = _PLANNED if stored.body.endswith(_PLANNED) else b"}"
+        planned = stored.body.removesuffix(end)
         return replace(stored, body=planned + b',"status_url":' + json.dumps(url).encode() + b"}")
 
 

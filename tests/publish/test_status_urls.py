@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from gateway.crypto.signed_tokens import SignedToken, SignedTokens
-from gateway.messages.execution_request import ExecutionRequest
+from gateway.messages.execution_request import ExecutionRequest, MergeGroup
 from gateway.publish.status_urls import VALID_FOR, StatusUrls, subject
 from gateway.store.executions import OMITTED, StoredRequest
 from testing.example import requests
@@ -25,9 +25,13 @@ def planned(made: ExecutionRequest) -> StoredRequest:
     return replace(request(made.id), body=body)
 
 
+@pytest.mark.parametrize("merge_group", [None, MergeGroup(base="main")], ids=["alone", "merge group"])
 @pytest.mark.parametrize("made", requests(), ids=lambda made: made.execution.kind)
-def test_a_request_gets_its_url_and_nothing_else_changes(made: ExecutionRequest) -> None:
-    """The URL allows reports about this request, for thirty days."""
+def test_a_request_gets_its_url_and_nothing_else_changes(
+    made: ExecutionRequest, merge_group: MergeGroup | None
+) -> None:
+    """The URL allows reports about this request, for thirty days. The field before it may be an object."""
+    made = made.model_copy(update={"merge_group": merge_group})
     completed = URLS.completed(planned(made), now=NOW)
     message = json.loads(completed.body)
     url = urlsplit(message["status_url"])

@@ -171,6 +171,7 @@ def test_in_structured_mode_requests_and_events_are_envelopes(
     assert set(document["components"]["messages"]) == {
         "executionRequestedStructured",
         "pushFetchedStructured",
+        "executionStatus",
     }
     assert document["channels"]["pushFetched"]["bindings"]["amqp"]["exchange"]["name"] == exchange
 
@@ -223,7 +224,8 @@ def test_without_the_setting_no_event_is_published(tmp_path: Path, project: Proj
         wait_for(published(service, 1), "the request is published")
         assert metric(service, "pushgate_pending_events") == 0
         [message] = rest(broker, everything)
-        assert set(answer(service, "/asyncapi.json")["components"]["messages"]) == {"executionRequested"}
+        described = set(answer(service, "/asyncapi.json")["components"]["messages"])
+        assert described == {"executionRequested", "executionStatus"}
     assert message.type == "dev.pushgate.execution.requested.v1"
 
 

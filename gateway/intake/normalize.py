@@ -136,7 +136,9 @@ def delivery_of_source(source: CachedConnection, received: Received, route: Rout
     seen = _seen(source, event, route)
     if route.connection is not None:
         delivery = delivery_to(route.connection, received)
-        if event.change is None or seen is None:
+        if seen is None:
+            return delivery
+        if event.change is None:
             return replace(delivery, seen=seen)
         where = seen.full_name
         moved = f"the repository was {event.change.action} to {where}: the source updates the connection"

@@ -24,7 +24,7 @@ from gateway.store.ids import identity_id
 from gateway.store.notify import Waiter
 from gateway.store.source_apps import CODE_VALID, Claimed
 from gateway.threads import to_the_end
-from gateway.worker.polling import PAUSE_SECONDS, poll, work_on
+from gateway.worker.polling import PAUSE_SECONDS, claim_if_due, poll, work_on
 
 log = structlog.get_logger()
 
@@ -62,10 +62,9 @@ class AppMaker:
         return await work_on(self._claim(), self._exchange, self._give_back)
 
     async def _claim(self) -> Claimed | None:
-        now = _now()
-        if not await self.database.read(source_apps.EXCHANGES.is_due, now=now):
-            return None
-        return await self.database.write(source_apps.claim, keyring=self.keyring, now=now, until=now + _LEASE)
+        return await claim_if_due(
+            self.database, source_apps.EXCHANGES.is_due, source_apps.claim, lease=_LEASE, keyring=self.keyring
+        )
 
     async def _give_back(self, claimed: Claimed) -> None:
         await self.database.write(source_apps.give_back, claimed, now=_now())

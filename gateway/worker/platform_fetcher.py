@@ -24,7 +24,7 @@ from gateway.store.database import Database
 from gateway.store.notify import Waiter
 from gateway.store.platforms import PlatformFetch
 from gateway.threads import PLATFORMS
-from gateway.worker.polling import PAUSE_SECONDS, poll, work_on
+from gateway.worker.polling import PAUSE_SECONDS, claim_if_due, poll, work_on
 
 log = structlog.get_logger()
 
@@ -60,11 +60,9 @@ class PlatformFetcher:
         return await work_on(self._claim(), self._fetch, self._give_back)
 
     async def _claim(self) -> PlatformFetch | None:
-        now = _now()
-        if not await self.database.read(platforms.is_due, now=now):
-            return None
-        claim = partial(platforms.claim, keyring=self.keyring, now=now, until=now + _LEASE)
-        return await self.database.write(claim)
+        return await claim_if_due(
+            self.database, platforms.is_due, platforms.claim, lease=_LEASE, keyring=self.keyring
+        )
 
     async def _fetch(self, fetch: PlatformFetch) -> None:
         try:

@@ -4,11 +4,13 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import structlog
 
 from gateway.errors import StoreUnavailable
+from gateway.store.database import Database
 from gateway.store.notify import Waiter
 
 T = TypeVar("T")
@@ -47,6 +49,24 @@ async def poll(
         await asyncio.sleep(pause)
         longest = POLL_SECONDS if seconds is None else seconds
         await wakeups.wait(longest * random.uniform(0.8, 1.2))  # noqa: S311 - spreads the polls
+
+
+async def claim_if_due(
+    database: Database,
+    is_due: Callable[..., bool],
+    claim: Callable[..., T | None],
+    *,
+    lease: timedelta,
+    **how: Any,
+) -> T | None:
+    """Claim a task for as long as `lease`; None if none is due. The look for one waits for no writer.
+
+    `is_due` takes the time, `claim` also the end of the lease and `how`.
+    """
+    now = datetime.now(UTC)
+    if not await database.read(is_due, now=now):
+        return None
+    return await database.write(claim, now=now, until=now + lease, **how)
 
 
 async def claim_safely(claim: Coroutine[Any, Any, T], give_back: Callable[[T], Awaitable[None]]) -> T:

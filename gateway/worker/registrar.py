@@ -22,7 +22,7 @@ from gateway.store import redeliveries, registrations
 from gateway.store.database import Database
 from gateway.store.notify import Waiter
 from gateway.store.registrations import Claimed, Registration
-from gateway.worker.polling import PAUSE_SECONDS, poll, work_on
+from gateway.worker.polling import PAUSE_SECONDS, claim_if_due, poll, work_on
 
 log = structlog.get_logger()
 
@@ -56,11 +56,8 @@ class Registrar:
         return await work_on(self._claim(), self._carry_out, self._give_back)
 
     async def _claim(self) -> Claimed | None:
-        now = _now()
-        if not await self.database.read(registrations.is_due, now=now):
-            return None
-        return await self.database.write(
-            registrations.claim, keyring=self.keyring, now=now, until=now + _LEASE
+        return await claim_if_due(
+            self.database, registrations.is_due, registrations.claim, lease=_LEASE, keyring=self.keyring
         )
 
     async def _give_back(self, claimed: Claimed) -> None:

@@ -27,7 +27,7 @@ from gateway.store.histories import lock_connections
 from gateway.store.ids import connection_id
 from gateway.store.notify import Waiter
 from gateway.store.source_repositories import Claimed, Waiting
-from gateway.worker.polling import PAUSE_SECONDS, poll, work_on
+from gateway.worker.polling import PAUSE_SECONDS, claim_if_due, poll, work_on
 from providers.clone_urls import repository_key, server_url
 from providers.places import path_below
 
@@ -65,10 +65,9 @@ class SourceConnector:
         return await work_on(self._claim(), self._decide, self._give_back)
 
     async def _claim(self) -> Claimed | None:
-        now = _now()
-        if not await self.database.read(source_repositories.DECISIONS.is_due, now=now):
-            return None
-        return await self.database.write(source_repositories.claim, now=now, until=now + _LEASE)
+        return await claim_if_due(
+            self.database, source_repositories.DECISIONS.is_due, source_repositories.claim, lease=_LEASE
+        )
 
     async def _give_back(self, claimed: Claimed) -> None:
         await self.database.write(source_repositories.give_back, claimed, now=_now())

@@ -19,7 +19,7 @@ from gateway.store.database import Database
 from gateway.store.notify import Waiter
 from gateway.store.source_repositories import Seen, SourceRepository
 from gateway.store.sources import DueListing
-from gateway.worker.polling import PAUSE_SECONDS, poll, work_on
+from gateway.worker.polling import PAUSE_SECONDS, claim_if_due, poll, work_on
 from providers.clone_urls import repository_key
 
 T = TypeVar("T")
@@ -55,10 +55,7 @@ class SourceLister:
         return await work_on(self._claim(), self._list, self._give_back)
 
     async def _claim(self) -> DueListing | None:
-        now = _now()
-        if not await self.database.read(sources.LISTINGS.is_due, now=now):
-            return None
-        return await self.database.write(sources.claim, now=now, until=now + _LEASE)
+        return await claim_if_due(self.database, sources.LISTINGS.is_due, sources.claim, lease=_LEASE)
 
     async def _give_back(self, listing: DueListing) -> None:
         await self.database.write(sources.give_back, listing, now=_now())

@@ -118,14 +118,19 @@ class ApiClient:
         self._identity, self._http, self._connector, self._budget = identity, http, connector, budget
 
     async def run(self, operation: Operation[T]) -> T:
-        """Run an operation to its result.
+        """Run an operation to its result. It may catch the refusal of one of its requests.
 
         Raise `ApiUnavailable` (or `ApiLimited`) if a retry may succeed, `ApiRefused` if it cannot.
         """
         try:
             request = next(operation)
             while True:
-                request = operation.send(await self._send(request))
+                try:
+                    answer = await self._send(request)
+                except ApiRefused as error:
+                    request = operation.throw(error)
+                else:
+                    request = operation.send(answer)
         except StopIteration as done:
             return cast("T", done.value)
         finally:

@@ -35,6 +35,7 @@ _PERMISSIONS: Mapping[tuple[Purpose, Scope], Mapping[str, str]] = {
     ("fetch", "repository"): {"contents": "read", "metadata": "read"},
     ("webhooks", "repository"): {"repository_hooks": "write", "metadata": "read"},
     ("fetch", "owner"): {"metadata": "read"},
+    ("statuses", "repository"): {"checks": "write", "metadata": "read"},
 }
 
 

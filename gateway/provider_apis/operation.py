@@ -1,7 +1,7 @@
 """Requests to a provider's API, and the operations that are made of them.
 
-An operation is a generator: it yields requests, receives their answers and returns its result, so it needs
-no network and no mock. `gateway.provider_apis.client` runs it.
+An operation is a generator: it yields requests, receives their answers, or `ApiRefused` as an exception, and
+returns its result, so it needs no network and no mock. `gateway.provider_apis.client` runs it.
 """
 
 from collections.abc import Generator, Mapping

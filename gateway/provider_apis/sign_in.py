@@ -20,8 +20,8 @@ from gateway.store.identities import Identity, Unsealed
 # So that no token expires during an operation or a fetch.
 _MARGIN = timedelta(minutes=5)
 
-Purpose = Literal["fetch", "webhooks"]
-"""To read a repository, or the list of an owner's repositories, or to manage webhooks."""
+Purpose = Literal["fetch", "webhooks", "statuses"]
+"""To read a repository, or the list of an owner's repositories; to manage webhooks; to set statuses."""
 
 
 @dataclass(frozen=True, slots=True)

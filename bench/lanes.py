@@ -26,9 +26,9 @@ from gateway.publish.relay import Relay
 from gateway.publish.topology import Topology
 from gateway.server.server import prepare_interpreter
 from gateway.store.database import Database
+from gateway.store.execution_tables import executions
 from gateway.store.notify import Notifier
 from gateway.store.outbox import TAKE_OVER_SECONDS, outboxes
-from gateway.store.tables import executions
 from testing.broker import Broker
 from testing.postgres import Postgres, url_of
 

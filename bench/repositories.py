@@ -26,8 +26,9 @@ from sqlalchemy import Select, func, select, update
 
 from bench.report import Progress, Rounds, Row, measured
 from gateway.store.database import Database
+from gateway.store.execution_tables import executions
 from gateway.store.ready_queue import is_pending
-from gateway.store.tables import executions, reconciliations, ref_updates
+from gateway.store.tables import reconciliations, ref_updates
 from testing.git_host import ENVIRONMENT, GitHost, git
 from testing.github import push_payload
 from testing.postgres import Postgres

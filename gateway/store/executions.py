@@ -25,10 +25,10 @@ from gateway.errors import Conflict, Invalid, NotFound
 from gateway.messages.execution_states import ExecutionState, OutboxState, Run, shown
 from gateway.messages.packages import PlannedPackage, package_in, with_package
 from gateway.store import outages, packages, runs
+from gateway.store.execution_tables import execution_bodies, executions
 from gateway.store.packages import KeptPackage
 from gateway.store.publishing_lanes import SINGLE, PublishingLane
 from gateway.store.rows import from_row
-from gateway.store.tables import execution_bodies, executions
 
 _ENDED_UNPUBLISHED = ("undeliverable", "dropped")
 _REPUBLISHABLE = ("published", "undeliverable")

@@ -13,16 +13,10 @@ import sqlalchemy
 from sqlalchemy import delete, func, or_, select
 
 from gateway.store.database import Lock, lock
+from gateway.store.execution_tables import execution_bodies, executions
 from gateway.store.ids import delivery_ids_since
 from gateway.store.run_tables import runs
-from gateway.store.tables import (
-    deliveries,
-    execution_bodies,
-    executions,
-    reconciliations,
-    ref_updates,
-    waiting_deliveries,
-)
+from gateway.store.tables import deliveries, reconciliations, ref_updates, waiting_deliveries
 
 # The limits of one step, unless a single delivery is larger.
 _MAX_DELIVERIES = 200

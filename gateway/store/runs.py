@@ -16,9 +16,9 @@ from gateway.messages.execution_states import ExecutionState, Run, RunState, adv
 from gateway.messages.execution_status import ExecutionStatus
 from gateway.store.bulk_sql import upsert_rows
 from gateway.store.database import Lock, lock
+from gateway.store.execution_tables import executions
 from gateway.store.rows import from_row
 from gateway.store.run_tables import runs, unknown_reports
-from gateway.store.tables import executions
 
 MAX_UNKNOWN = 200
 """How many ids of unknown executions are kept: the newest."""

@@ -9,8 +9,9 @@ from sqlalchemy import (
     update,
 )
 
+from gateway.store.execution_tables import executions
 from gateway.store.executions import NewRequest
-from gateway.store.tables import executions, ref_updates, refs
+from gateway.store.tables import ref_updates, refs
 
 # How many of a connection's newest requests are searched for a request of a later move.
 _RECENT = 200

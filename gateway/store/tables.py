@@ -18,7 +18,13 @@ from sqlalchemy import (
     text,
 )
 
-from gateway.store import app_tables, columns, redelivery_tables, run_tables  # noqa: F401 - their tables
+from gateway.store import (  # noqa: F401 - their tables
+    app_tables,
+    columns,
+    execution_tables,
+    redelivery_tables,
+    run_tables,
+)
 from gateway.store.columns import Instant, Sequence, partial_index
 
 metadata = columns.metadata
@@ -161,41 +167,6 @@ refs = Table(
     Column("shown", Integer),
     Column("shown_id", Text),
     Column("gaps", Text),
-)
-
-executions = Table(
-    "executions",
-    metadata,
-    Column("seq", Sequence, primary_key=True, autoincrement=True),
-    Column("id", Text, nullable=False, unique=True),
-    Column("connection", ForeignKey("connections.id"), nullable=False),
-    Column("delivery", ForeignKey("deliveries.id"), nullable=False, index=True),
-    Column("ref_update", ForeignKey("ref_updates.seq"), nullable=False, index=True),
-    Column("project", Text, nullable=False),
-    Column("trigger", Text, nullable=False),
-    Column("target", Text, nullable=False),
-    Column("subject", Text, nullable=False),
-    Column("state", Text, nullable=False),
-    Column("reason", Text),
-    Column("lane", Text),
-    Column("policy", Text, nullable=False, server_default=text("'every'")),
-    Column("superseded_by", Text),
-    Column("planned_at", Instant, nullable=False),
-    Column("published_at", Instant),
-    Column("redrives", Integer, nullable=False, server_default=text("0")),
-    Column("republished_at", Instant),
-    Index("ix_executions_connection_seq", "connection", "seq"),
-    Index("ix_executions_state_seq", "state", "seq"),
-    Index("ix_executions_connection_state_seq", "connection", "state", "seq"),
-    partial_index("ix_executions_pending", "seq", where="state = 'pending'"),
-)
-
-# The JSON of the wire contract, in a table of its own, because SQLite rewrites the whole row at each change.
-execution_bodies = Table(
-    "execution_bodies",
-    metadata,
-    Column("execution", ForeignKey("executions.seq"), primary_key=True),
-    Column("body", LargeBinary, nullable=False),
 )
 
 # Events that are still to be published; a row is deleted after the broker's confirm.

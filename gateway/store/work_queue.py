@@ -9,7 +9,7 @@ import sqlalchemy
 from sqlalchemy import Row, bindparam, case, func, insert, literal, literal_column, select, update
 
 from gateway.errors import StoreUnavailable
-from gateway.store import events, executions, platforms, ready_queue, supersession, tables
+from gateway.store import events, execution_tables, executions, platforms, ready_queue, supersession, tables
 from gateway.store.columns import Instant
 from gateway.store.deliveries import REPLAYABLE, UpdateState
 from gateway.store.events import NewEvent
@@ -335,10 +335,12 @@ def backlog(conn: sqlalchemy.Connection) -> Backlog:
     count = conn.execute(select(func.count()).select_from(ref_updates).where(is_pending)).scalar_one()
     waits = waiting()
     oldest = select(func.min(oldest_arrival(waits))).select_from(waits)
-    is_unpublished = tables.executions.c.state == literal_column("'pending'")
-    requests = select(func.count()).select_from(tables.executions).where(is_unpublished)
-    waits_since = func.coalesce(tables.executions.c.republished_at, tables.executions.c.planned_at)
-    first = select(waits_since).where(is_unpublished).order_by(tables.executions.c.seq)
+    is_unpublished = execution_tables.executions.c.state == literal_column("'pending'")
+    requests = select(func.count()).select_from(execution_tables.executions).where(is_unpublished)
+    waits_since = func.coalesce(
+        execution_tables.executions.c.republished_at, execution_tables.executions.c.planned_at
+    )
+    first = select(waits_since).where(is_unpublished).order_by(execution_tables.executions.c.seq)
     first_event = select(tables.events.c.settled_at).order_by(tables.events.c.seq)
     return Backlog(
         updates=count,

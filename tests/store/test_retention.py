@@ -24,10 +24,10 @@ from gateway.store.accept import NewDelivery
 from gateway.store.claims import Claims
 from gateway.store.database import Database
 from gateway.store.deliveries import UpdateState
+from gateway.store.execution_tables import executions as execution_table
 from gateway.store.executions import NewRequest
 from gateway.store.ids import delivery_id
 from gateway.store.tables import deliveries as delivery_table
-from gateway.store.tables import executions as execution_table
 from gateway.store.tables import ref_updates
 from gateway.store.work_queue import Settlement
 from gateway.worker.retention import Retention

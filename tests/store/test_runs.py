@@ -10,11 +10,11 @@ from gateway.messages.execution_states import ExecutionState, Run
 from gateway.messages.execution_status import ExecutionStatus, ReportedState
 from gateway.store import executions, runs
 from gateway.store.database import Database
+from gateway.store.execution_tables import execution_bodies
+from gateway.store.execution_tables import executions as execution_table
 from gateway.store.run_tables import runs as run_table
 from gateway.store.run_tables import unknown_reports
 from gateway.store.runs import MAX_UNKNOWN, Outcome
-from gateway.store.tables import execution_bodies
-from gateway.store.tables import executions as execution_table
 from testing.records import NOW
 from tests.store.requests import ALL, end, stored
 

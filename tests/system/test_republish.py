@@ -18,8 +18,9 @@ from sqlalchemy import update
 
 from gateway.cli.api_client import ApiError
 from gateway.store.database import Database
+from gateway.store.execution_tables import execution_bodies, executions
 from gateway.store.packages import forget
-from gateway.store.tables import execution_bodies, executions, packages
+from gateway.store.tables import packages
 from testing.broker import Broker
 from testing.browser import running_browser, visit
 from testing.service import Project, Service, run_pushgate, wait_for

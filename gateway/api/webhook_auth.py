@@ -1,6 +1,5 @@
 """How a connection's webhooks are verified: from an API request to valid secrets and public options."""
 
-import base64
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ import sqlalchemy
 
 from gateway.crypto.keyring import Keyring
 from gateway.errors import Invalid, SettingError
+from gateway.provider_apis import standard_webhook
 from gateway.store import connections
 from gateway.store.connections import Connection
 from providers import PROVIDERS
@@ -34,8 +34,7 @@ def new_secret(provider: str, *, newest: bytes | None = None) -> str:
     facts = PROVIDERS[provider]
     is_plain = newest is not None and not newest.startswith(SIGNING_PREFIX)
     if facts.HAS_SIGNING_SECRETS and not (is_plain and "signing_token" in facts.AUTH_OPTIONS):
-        # https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
-        return SIGNING_PREFIX.decode() + base64.b64encode(secrets.token_bytes(32)).decode()
+        return standard_webhook.new_secret()
     return secrets.token_hex(32)
 
 

@@ -138,7 +138,8 @@ class ApiClient:
 
     async def _send(self, request: ApiRequest) -> ApiAnswer:
         answer = await self._send_once(request, renew=False)
-        if answer.status == HTTPStatus.UNAUTHORIZED and not _is_signed_in(answer.headers):
+        is_refused = answer.status == HTTPStatus.UNAUTHORIZED and not _is_signed_in(answer.headers)
+        if is_refused and request.right:
             answer = await self._send_once(request, renew=True)
         self._obey_limits(answer)
         if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -157,7 +158,7 @@ class ApiClient:
         scheme, host = url.scheme, url.host
         port = url.port or (443 if scheme == "https" else 80)
         headers = {"Host": url.netloc.decode(), "Accept": "application/json", "User-Agent": "Pushgate"}
-        headers |= await self._identity.headers(renew=renew)
+        headers |= {**request.headers, **await self._identity.headers(renew=renew)}
         extensions: dict[str, Any] = {}
         try:
             address = await self._connector.checked_address(scheme, host, port)
@@ -173,6 +174,7 @@ class ApiClient:
                 params=dict(request.query) or None,
                 json=request.body,
                 data=request.form,
+                content=request.content,
                 headers=headers,
                 extensions=extensions,
             ) as response:
@@ -228,7 +230,7 @@ class ApiClient:
         return ApiRefused(text, status=answer.status)
 
     def _refusal(self, request: ApiRequest, answer: ApiAnswer) -> ApiRefused:
-        explanation = _message(answer.content)
+        explanation = _message(answer)
         said = f" ({explanation})" if explanation else ""
         name, status = self._identity.name, answer.status
         if status == HTTPStatus.UNAUTHORIZED and _is_signed_in(answer.headers):
@@ -267,12 +269,15 @@ class _Complaint(BaseModel):
     errors: Any = None
 
 
-def _message(content: bytes) -> str:
-    """Return a provider's own explanation, shortened to one line."""
+def _message(answer: ApiAnswer) -> str:
+    """Return the server's own explanation, shortened to one line."""
     try:
-        complaint = _Complaint.model_validate_json(content)
+        complaint = _Complaint.model_validate_json(answer.content)
     except ValidationError:
-        return ""
+        # Slack explains its refusals in plain text. HTML is a page of something between us and the server.
+        is_plain = answer.headers.get("content-type", "").startswith("text/plain")
+        said = answer.content.decode(errors="replace") if is_plain else ""
+        return " ".join(said.split())[:_MAX_MESSAGE]
     parts = (complaint.errors, complaint.error_description, complaint.error, complaint.message)
     said = next((part for part in parts if part), "")
     return " ".join(_first(said).split())[:_MAX_MESSAGE]

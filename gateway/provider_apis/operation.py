@@ -49,9 +49,10 @@ class ApiRequest:
     """A request. `path` is quoted, and relative to the base URL of the API.
 
     `path` may be an absolute URL, such as the address of a next page, if it begins with the base URL. `right`
-    names the right that the identity needs, in the provider's words. `body` is sent as JSON, `form` as the
-    fields of a form. If `may_be_missing`, 404 is an answer; otherwise, the error says that there is no such
-    `subject`.
+    names the right that the identity needs, in the provider's words; it is empty if the request needs no
+    credential. `body` is sent as JSON, `form` as the
+    fields of a form, `content` as it is. `headers` are sent beside those of the identity. If
+    `may_be_missing`, 404 is an answer; otherwise, the error says that there is no such `subject`.
     """
 
     method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
@@ -60,6 +61,8 @@ class ApiRequest:
     query: Mapping[str, str] = field(default_factory=dict)
     body: Mapping[str, Any] | None = field(default=None, repr=False)
     form: Mapping[str, str] | None = field(default=None, repr=False)
+    content: bytes | None = field(default=None, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     may_be_missing: bool = False
     subject: str = "repository"
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gateway.provider_apis.client import ApiClient, Budget, Connector, http_client
+from gateway.provider_apis.client import ApiClient, Budget, Connector, Identity, http_client
 from gateway.provider_apis.operation import Operation, T
 from gateway.provider_apis.webhooks import ProviderApi
 
@@ -37,7 +37,7 @@ class Direct:
 def run(
     operation: Operation[T],
     base_url: str,
-    identity: Token,
+    identity: Identity,
     *,
     connector: Connector | None = None,
     budget: Budget | None = None,

@@ -38,6 +38,12 @@ UNDELIVERABLE = Counter(
     ["what"],
     registry=REGISTRY,
 )
+STATUSES = Counter(
+    "pushgate_statuses",
+    "Verdicts on commits by provider and outcome: sent, postponed, or refused for good.",
+    ["provider", "outcome"],
+    registry=REGISTRY,
+)
 WEBHOOK_REPAIRS = Counter(
     "pushgate_webhook_repairs",
     "Registered webhooks that differed from what is needed, and were repaired.",

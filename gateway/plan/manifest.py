@@ -33,6 +33,8 @@ _MAX_EXPANDED_LENGTH = 4 * MAX_MANIFEST_BYTES
 _LENGTH_PER_VALUE = 16
 # Python parses a number in time quadratic in its digits, also for the `1:59:59…` of YAML 1.1.
 _LONG_NUMBER = re.compile(r"[-+]?[0-9.][0-9a-fA-Fx_.:]{99,}")
+# As `_at` writes it.
+_AT = re.compile(r", line (\d+), column \d")
 _MAX_VIOLATIONS = 20
 _MAX_MESSAGE_LENGTH = 300
 # valohai-yaml formats `pass-as` with str.format: any other field could read attributes of its objects.
@@ -256,6 +258,14 @@ def check_templates(step: Step, path: str) -> None:
                     f"{path}: step {step.name}, parameter {parameter.name}: a pass-as may contain"
                     f" {', '.join(_PASS_AS_FIELDS)} and no other braces"
                 )
+
+
+def line_of(reason: str, path: str) -> int | None:
+    """Return the line that a `PlanError` blames, 1 if only the file; None if it is about something else."""
+    if not reason.startswith(path):
+        return None
+    found = _AT.match(reason, len(path))
+    return int(found[1]) if found is not None else 1
 
 
 def _at(mark: Any) -> str:

@@ -31,6 +31,7 @@ from gateway.store.claims import RESERVED, Claims
 from gateway.store.database import Database
 from gateway.store.events import EventOutbox
 from gateway.store.executions import StoredRequest
+from gateway.store.notify import Subscription
 from gateway.store.outbox import outboxes
 from gateway.worker.announcer import Announcer
 from gateway.worker.app_maker import AppMaker
@@ -48,6 +49,7 @@ from gateway.worker.remotes import Remotes
 from gateway.worker.retention import Retention
 from gateway.worker.source_connector import SourceConnector
 from gateway.worker.source_lister import SourceLister
+from gateway.worker.status_sender import StatusSender
 from gateway.worker.token_rotation import TokenRotation
 from gateway.worker.worker import Worker
 
@@ -91,6 +93,7 @@ def build_worker(parts: Parts, slot: int) -> Work:
         *_of_sources(parts, apis, sign_in),
         _build_redelivery(parts, apis, sign_in).run,
         _build_identity_checker(parts, apis, sign_in).run,
+        _build_status_sender(parts, apis, sign_in).run,
         partial(run_daily, expiry.run, of="packages"),
         partial(run_daily, _build_expiry(parts, apis, sign_in).run, of="identities"),
         *(reconciler.run for reconciler in _reconcilers(parts, remotes)),
@@ -125,6 +128,23 @@ def _build_identity_checker(parts: Parts, apis: ProviderApis, sign_in: SignIn) -
         wakeups=parts.pushes.subscribe(),
         apis=apis,
         sign_in=sign_in,
+    )
+
+
+def _build_status_sender(parts: Parts, apis: ProviderApis, sign_in: SignIn) -> StatusSender:
+    def subscribe() -> Subscription:
+        """Wake at new requests, and at what runners report."""
+        subscription = parts.requests.subscribe()
+        parts.reports.add(subscription)
+        return subscription
+
+    return StatusSender(
+        database=parts.database,
+        keyring=parts.keyring,
+        subscribe=subscribe,
+        apis=apis,
+        sign_in=sign_in,
+        base_url=parts.settings.base_url,
     )
 
 

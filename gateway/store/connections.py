@@ -46,7 +46,8 @@ class Connection:
     `networks`, if any are set; only branches that match a glob in `follows` count, if any are set.
     `deploy_key` is the public key, `identity` the id of an identity. `other_repository` is the repository
     that, by a delivery, has taken its place. `source` is the id of the source whose webhook is used. A
-    connection of the kind `source` is the part of a source that `gateway.store.sources` keeps here.
+    connection of the kind `source` is the part of a source that `gateway.store.sources` keeps here. The
+    provider shows verdicts on commits, unless `statuses` is False.
     """
 
     id: str
@@ -65,6 +66,7 @@ class Connection:
     package_format: str = "tar.gz"
     deploy_key: str | None = None
     identity: str | None = None
+    statuses: bool = True
     has_credentials: bool = False
     other_repository: OtherRepository | None = None
     kind: Literal["repository", "source"] = "repository"

@@ -64,6 +64,7 @@ class Lock(IntEnum):
     REFUSALS = 5_074_718
     REDELIVERIES = 5_074_719
     RUNS = 5_074_720
+    STATUSES = 5_074_721
 
 
 def lock(conn: Connection, which: Lock) -> None:

@@ -1,8 +1,8 @@
-"""The tables of what runners report. `gateway.store.tables` has the others."""
+"""The tables of what runners report and of verdicts on commits. `gateway.store.tables` has the others."""
 
 from sqlalchemy import JSON, BigInteger, Column, ForeignKey, Index, Integer, Table, Text, text
 
-from gateway.store.columns import Instant, metadata
+from gateway.store.columns import Instant, metadata, partial_index
 
 # What runners have reported about each execution: see gateway/store/runs.py. A row is deleted with its
 # execution, even by a version of Pushgate that is older than this table. `revision` numbers all changes.
@@ -39,4 +39,31 @@ unknown_reports = Table(
     Column("last_at", Instant, nullable=False),
     Column("count", Integer, nullable=False),
     Index("ix_unknown_reports_last_at", "last_at"),
+)
+
+# The verdicts on commits, by their contexts at the provider: see gateway/store/commit_statuses.py. Without an
+# execution, `outcome` is the verdict. A row is deleted with its delivery or its execution, even by a version
+# of Pushgate that is older than this table. `due_at` is null if the provider has the verdict.
+commit_statuses = Table(
+    "commit_statuses",
+    metadata,
+    Column("connection", ForeignKey("connections.id"), primary_key=True),
+    Column("commit", Text, primary_key=True),
+    Column("context", Text, primary_key=True),
+    Column("ref", Text, nullable=False),
+    Column("pull_request", Integer),
+    Column("delivery", ForeignKey("deliveries.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("execution", ForeignKey("executions.seq", ondelete="CASCADE"), index=True),
+    Column("outcome", Text),
+    Column("reason", Text),
+    Column("file", Text),
+    Column("line", Integer),
+    Column("due_at", Instant),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("sent", Text),
+    Column("memory", JSON, nullable=False, server_default=text("'{}'")),
+    Column("problem", Text),
+    Column("tried_at", Instant),
+    partial_index("ix_commit_statuses_due", "due_at", where="due_at IS NOT NULL"),
+    Index("ix_commit_statuses_connection_tried_at", "connection", "tried_at"),
 )

@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, bindparam, delete, exists, func, select
 
 from gateway.messages.execution_states import ExecutionState, Run, RunState, advance
 from gateway.messages.execution_status import ExecutionStatus
+from gateway.store import commit_statuses
 from gateway.store.bulk_sql import upsert_rows
 from gateway.store.database import Lock, lock
 from gateway.store.execution_tables import executions
@@ -88,6 +89,7 @@ def record(
         first = last_revision(conn) + 1
         rows_changed = [_row(number, run, revision) for revision, (number, run) in enumerate(changed, first)]
         upsert_rows(conn, runs, ("execution",), rows_changed)
+        commit_statuses.touch(conn, [number for number, _ in changed])
     if unknown := [report for report in reports if report.id not in numbers]:
         _record_unknown(conn, unknown, now=now)
     return outcomes
@@ -103,6 +105,7 @@ def forget(conn: sqlalchemy.Connection, number: int) -> None:
     """Delete what was reported about an execution, by its number."""
     lock(conn, Lock.RUNS)
     conn.execute(delete(runs).where(runs.c.execution == number))
+    commit_statuses.touch(conn, [number])
 
 
 def last_revision(conn: sqlalchemy.Connection) -> int:

@@ -1,5 +1,7 @@
 """Supersede the pending requests of earlier commits, for triggers with `policy: latest`."""
 
+from typing import Any
+
 import sqlalchemy
 from sqlalchemy import (
     ColumnElement,
@@ -9,6 +11,7 @@ from sqlalchemy import (
     update,
 )
 
+from gateway.store import commit_statuses
 from gateway.store.execution_tables import executions
 from gateway.store.executions import NewRequest
 from gateway.store.tables import ref_updates, refs
@@ -31,11 +34,8 @@ def supersede(
     if later is not None:
         # The commit of the later request is only in its body, which is not read here.
         reason = f"{ref} had already moved on, to the commit of request {later}"
-        conn.execute(
-            update(executions)
-            .where(executions.c.id == request.id, executions.c.state == "pending", _IS_FIRST)
-            .values(state="superseded", superseded_by=later, reason=reason)
-        )
+        mine = executions.c.id == request.id, executions.c.state == "pending", _IS_FIRST
+        _supersede(conn, *mine, superseded_by=later, reason=reason)
     _take_back(
         conn,
         request,
@@ -65,48 +65,48 @@ def promote(
         )
         .correlate(executions)
     )
-    conn.execute(
-        update(executions)
-        .where(
-            executions.c.connection == connection,
-            executions.c.state == "pending",
-            _is_of_an_earlier_move(ref, generation),
-            its_request.exists(),
-        )
-        .values(
-            state="superseded",
-            superseded_by=its_request.limit(1).scalar_subquery(),
-            reason=f"{ref} turned out to be at another commit",
-        )
+    _supersede(
+        conn,
+        executions.c.connection == connection,
+        executions.c.state == "pending",
+        _is_of_an_earlier_move(ref, generation),
+        its_request.exists(),
+        superseded_by=its_request.limit(1).scalar_subquery(),
+        reason=f"{ref} turned out to be at another commit",
     )
 
 
 def _revive(conn: sqlalchemy.Connection, ref_update: int) -> None:
     """Make the superseded requests of a move pending again."""
-    conn.execute(
-        update(executions)
-        .where(
-            executions.c.ref_update == ref_update,
-            executions.c.policy == "latest",
-            executions.c.state == "superseded",
-        )
-        .values(state="pending", superseded_by=None, reason=None)
+    superseded = (
+        executions.c.ref_update == ref_update,
+        executions.c.policy == "latest",
+        executions.c.state == "superseded",
     )
+    commit_statuses.touch(conn, select(executions.c.seq).where(*superseded))
+    pending = {"state": "pending", "superseded_by": None, "reason": None}
+    conn.execute(update(executions).where(*superseded).values(pending))
 
 
 def _take_back(
     conn: sqlalchemy.Connection, request: NewRequest, *, ref: str, generation: int, by: str, reason: str
 ) -> None:
-    conn.execute(
-        update(executions)
-        .where(
-            executions.c.connection == request.connection,
-            executions.c.trigger == request.trigger,
-            executions.c.state == "pending",
-            _is_of_an_earlier_move(ref, generation),
-        )
-        .values(state="superseded", superseded_by=by, reason=reason)
+    _supersede(
+        conn,
+        executions.c.connection == request.connection,
+        executions.c.trigger == request.trigger,
+        executions.c.state == "pending",
+        _is_of_an_earlier_move(ref, generation),
+        superseded_by=by,
+        reason=reason,
     )
+
+
+def _supersede(conn: sqlalchemy.Connection, *where: ColumnElement[bool], **why: Any) -> None:
+    """Supersede requests; the provider then shows it."""
+    # First, while they still fulfil the condition.
+    commit_statuses.touch(conn, select(executions.c.seq).where(*where))
+    conn.execute(update(executions).where(*where).values(state="superseded", **why))
 
 
 def _is_of_an_earlier_move(ref: str, generation: int) -> ColumnElement[bool]:

@@ -49,6 +49,7 @@ connections = Table(
     Column("deploy_key", Text),
     # The id of an identity, without a constraint: migrations only add.
     Column("identity", Text),
+    Column("statuses", Boolean, nullable=False, server_default=text("true")),
     # `repository`, or `source`: see gateway/store/sources.py. `source` is the source of a repository.
     Column("kind", Text, nullable=False, server_default=text("'repository'")),
     Column("source", Text, index=True),

@@ -9,8 +9,18 @@ import sqlalchemy
 from sqlalchemy import Row, bindparam, case, func, insert, literal, literal_column, select, update
 
 from gateway.errors import StoreUnavailable
-from gateway.store import events, execution_tables, executions, platforms, ready_queue, supersession, tables
+from gateway.store import (
+    commit_statuses,
+    events,
+    execution_tables,
+    executions,
+    platforms,
+    ready_queue,
+    supersession,
+    tables,
+)
 from gateway.store.columns import Instant
+from gateway.store.commit_statuses import Expected
 from gateway.store.deliveries import REPLAYABLE, UpdateState
 from gateway.store.events import NewEvent
 from gateway.store.executions import NewRequest
@@ -106,7 +116,8 @@ class Settlement:
     """The final state of a ref update, its execution requests, and the verdict of each trigger.
 
     A verdict includes the `failure` that prevented its request, if any. `events` are the events to publish;
-    `peeled` is the commit of an annotated tag; `facts` are the inputs of the plan.
+    `peeled` is the commit of an annotated tag; `facts` are the inputs of the plan. `statuses` are the
+    verdicts to show at the provider, None if the connection shows none.
     """
 
     update: PendingUpdate
@@ -117,6 +128,7 @@ class Settlement:
     events: tuple[NewEvent, ...] = ()
     peeled: str | None = None
     facts: bytes | None = None
+    statuses: tuple[Expected, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +206,8 @@ def settle(
             _supersede(conn, settlement)
         if changed.rowcount:
             events.add(conn, settlement.events, now=now)
+        if changed.rowcount and settlement.statuses is not None:
+            _expect_statuses(conn, connection, settlement, settlement.statuses, now=now)
     for postponement in postponed:
         conn.execute(
             update(ref_updates)
@@ -208,6 +222,21 @@ def settle(
         platforms.make_due(conn, connection, now=now)
     if ends_turn:
         release(conn, connection, owner=owner, now=now)
+
+
+def _expect_statuses(
+    conn: sqlalchemy.Connection,
+    connection: str,
+    settlement: Settlement,
+    expected: Sequence[Expected],
+    *,
+    now: datetime,
+) -> None:
+    """Make the verdicts of a ref update due."""
+    commit = settlement.peeled or settlement.update.after
+    if settlement.state == "planned" and commit is not None:
+        commit_statuses.end_fetch_failure(conn, connection, commit)
+    commit_statuses.expect(conn, connection, expected, now=now)
 
 
 def _supersede(conn: sqlalchemy.Connection, settlement: Settlement) -> None:

@@ -1,4 +1,4 @@
-"""Events about how ref updates ended."""
+"""What is told about how ref updates ended: events to the broker, and verdicts to the provider."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -9,16 +9,19 @@ from gateway.store.connections import Connection
 from gateway.store.events import NewEvent
 from gateway.store.work_queue import Settlement
 from gateway.worker.plan_inputs import connection_facts, update_facts
+from gateway.worker.verdicts import expected
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Announcer:
-    """Adds events to settlements: those of the given names, and no others."""
+    """Adds the verdicts on their commits to settlements, and the events of the given names."""
 
     names: Collection[str]
 
     def __call__(self, connection: Connection, settlement: Settlement) -> Settlement:
-        """Return the settlement, with its event if that is one of `names`."""
+        """Return the settlement with its verdicts and its event, if the connection has any."""
+        if connection.statuses and connection.identity is not None:
+            settlement = replace(settlement, statuses=expected(connection, settlement))
         name = event_name(settlement.state, settlement.update.after)
         if name is None or name not in self.names:
             return settlement

@@ -90,7 +90,8 @@ class Worker:
     """The worker of a process; any number of processes may run side by side.
 
     It works on up to `concurrency` connections at once, and claims as many as it has free places.
-    `notify` is called when there is something to publish. `announce` adds the event to a settlement.
+    `notify` is called when there is something to publish or to show. `announce` adds events and verdicts to a
+    settlement.
     `keeping` keeps open, within its block, what reads a connection's mirror. After `turn` seconds a
     connection with more to do waits for its next turn. `poll_seconds` is the interval of polling for work.
     After `slow` seconds an update no longer delays those of other refs. `patience` is how long a commit may
@@ -367,7 +368,7 @@ class Worker:
             postponed=postponed,
             ends_turn=ends_turn,
         )
-        if any(settlement.requests or settlement.events for settlement in settlements):
+        if any(end.requests or end.events or end.statuses for end in settlements):
             self.notify()
         report_settled(settlements, fetch_ms=fetch_ms, plan_ms=plan_ms)
         report_postponed(postponed)

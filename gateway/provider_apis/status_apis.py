@@ -1,0 +1,12 @@
+"""The API for statuses of each provider that has one."""
+
+from collections.abc import Mapping
+
+from gateway.provider_apis.statuses import StatusApi
+
+_APIS: Mapping[str, StatusApi] = {}
+
+
+def status_api(provider: str, identity_kind: str) -> StatusApi | None:
+    """Return the API that sets statuses, as an identity of a kind; None if there is none."""
+    return _APIS.get(identity_kind) or _APIS.get(provider)

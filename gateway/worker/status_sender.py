@@ -1,0 +1,176 @@
+"""Sends verdicts on commits to the providers, which show them beside the commits."""
+
+import asyncio
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import structlog
+
+from gateway.backoff import backoff
+from gateway.crypto.keyring import Keyring
+from gateway.metrics import STATUSES
+from gateway.provider_apis.apis import ProviderApis
+from gateway.provider_apis.operation import ApiError, ApiLimited, ApiRefused, ApiUnavailable
+from gateway.provider_apis.sign_in import SignIn, Use, api_url
+from gateway.provider_apis.status_apis import status_api
+from gateway.provider_apis.statuses import CommitStatus, StatusApi, StatusMemory
+from gateway.provider_apis.webhooks import Place
+from gateway.store import status_tasks
+from gateway.store.database import Database, Lock
+from gateway.store.identities import Unsealed
+from gateway.store.notify import Waiter
+from gateway.store.outbox import TAKE_OVER_SECONDS
+from gateway.store.status_tasks import Claimed
+from gateway.worker.polling import claim_if_due, poll, work_on
+from gateway.worker.verdicts import status_of
+
+log = structlog.get_logger()
+
+_AT_ONCE = 4
+_LEASE = timedelta(minutes=2)
+_FIRST_DELAY = 2.0
+_MAX_DELAY = 900.0
+# About a day.
+_MAX_TRIES = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusSender:
+    """Sends the verdicts that are due. One process leads, so that the limits of the providers are kept.
+
+    `subscribe` returns what wakes a task. The pages of deliveries begin with `base_url`.
+    """
+
+    database: Database
+    keyring: Keyring
+    subscribe: Callable[[], Waiter]
+    apis: ProviderApis
+    sign_in: SignIn
+    base_url: str
+    _claiming: asyncio.Lock = field(default_factory=asyncio.Lock)
+    # One verdict of a connection at a time: its context could otherwise end with the older of two.
+    _busy: set[str] = field(default_factory=set)
+
+    async def run(self) -> None:
+        """Send until cancelled. Record refusals, and retry what may pass."""
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(_AT_ONCE):
+                failure = "sending a verdict failed"
+                tasks.create_task(poll(self._send_next, wakeups=self.subscribe(), failure=failure))
+
+    async def _send_next(self) -> bool:
+        return await work_on(self._claim(), self._send, self._give_back)
+
+    async def _claim(self) -> Claimed | None:
+        async with self._claiming:
+            if not await self.database.is_leader(Lock.STATUSES, for_seconds=TAKE_OVER_SECONDS):
+                return None
+            claimed = await claim_if_due(
+                self.database,
+                status_tasks.is_due,
+                status_tasks.claim,
+                lease=_LEASE,
+                keyring=self.keyring,
+                without=frozenset(self._busy),
+            )
+            if claimed is not None:
+                self._busy.add(claimed.connection.id)
+            return claimed
+
+    async def _give_back(self, claimed: Claimed) -> None:
+        self._busy.discard(claimed.connection.id)
+        await self.database.write(status_tasks.give_back, claimed, now=_now())
+
+    async def _send(self, claimed: Claimed) -> None:
+        try:
+            await self._show(claimed)
+        finally:
+            self._busy.discard(claimed.connection.id)
+
+    async def _show(self, claimed: Claimed) -> None:
+        """Send a verdict, unless the provider has it already."""
+        status = status_of(claimed.verdict, base_url=self.base_url)
+        identity = claimed.identity
+        if identity is None:
+            obstacle = claimed.obstacle or ""
+            await self.database.write(
+                status_tasks.record_refused, claimed, claimed.sent, obstacle, now=_now()
+            )
+            return
+        api = status_api(claimed.connection.provider, identity.identity.kind)
+        sent = None if api is None else _key(api, status)
+        if api is None or sent is None or sent == claimed.sent:
+            await self.database.write(status_tasks.record_unchanged, claimed)
+            return
+        try:
+            memory = await self._set(claimed, api, status, identity)
+        except ApiRefused as error:
+            await self._refused(claimed, sent, error)
+        except ApiUnavailable as error:
+            await self._failed(claimed, sent, error)
+        else:
+            STATUSES.labels(claimed.connection.provider, "sent").inc()
+            log.info(
+                "verdict sent",
+                connection=claimed.connection.id,
+                commit=status.commit,
+                context=status.context,
+                state=status.state,
+            )
+            await self.database.write(status_tasks.record_sent, claimed, sent, memory, now=_now())
+
+    async def _set(
+        self, claimed: Claimed, api: StatusApi, status: CommitStatus, identity: Unsealed
+    ) -> StatusMemory:
+        """Set a status, and return what the next one must know of it. Raise `ApiError`."""
+        place = Place(claimed.connection.url)
+        return await self.apis.run(
+            api.set_status(place, status, claimed.memory),
+            base_url=api_url(identity.identity, place),
+            identity=self.sign_in.identity(identity, Use(place, "statuses")),
+        )
+
+    async def _refused(self, claimed: Claimed, sent: str, error: ApiError) -> None:
+        """Record a refusal that no retry would change."""
+        STATUSES.labels(claimed.connection.provider, "refused").inc()
+        log.warning(
+            "the provider refuses a verdict",
+            connection=claimed.connection.id,
+            commit=claimed.verdict.commit,
+            context=claimed.verdict.context,
+            reason=str(error),
+        )
+        await self.database.write(status_tasks.record_refused, claimed, sent, str(error), now=_now())
+
+    async def _failed(self, claimed: Claimed, sent: str, error: ApiUnavailable) -> None:
+        """Send the verdict later, or give up after about a day."""
+        if claimed.attempts >= _MAX_TRIES:
+            await self._refused(claimed, sent, error)
+            return
+        delay = backoff(claimed.attempts, first=_FIRST_DELAY, longest=_MAX_DELAY)
+        if isinstance(error, ApiLimited):
+            delay = math.ceil(error.seconds)
+        STATUSES.labels(claimed.connection.provider, "postponed").inc()
+        log.info(
+            "a verdict is sent later",
+            connection=claimed.connection.id,
+            commit=claimed.verdict.commit,
+            context=claimed.verdict.context,
+            reason=str(error),
+            next_try_in_s=round(delay),
+        )
+        now = _now()
+        await self.database.write(
+            status_tasks.postpone, claimed, str(error), next_at=now + timedelta(seconds=delay), now=now
+        )
+
+
+def _key(api: StatusApi, status: CommitStatus) -> str:
+    """Return what distinguishes the statuses of a context that a provider shows differently."""
+    return f"{api.STATES[status.state]} {status.execution or status.description}"
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,6 +1,6 @@
 """The API clients of a process: which module speaks to which provider, and what they share."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 from gateway.fetch.addresses import reachable_addresses
 from gateway.provider_apis import azure_devops, bitbucket, bitbucket_server, gitea, github, gitlab, gogs
-from gateway.provider_apis.client import ApiClient, Budget, Identity, http_client
+from gateway.provider_apis.budget import Budget, WriteLimit
+from gateway.provider_apis.client import ApiClient, Identity, http_client
 from gateway.provider_apis.delivery_log import DeliveryLog
 from gateway.provider_apis.operation import Operation, T
 from gateway.provider_apis.webhooks import ProviderApi, Scope
@@ -36,11 +37,15 @@ def log_of(provider: str, scope: Scope) -> DeliveryLog | None:
 
 
 class LimitedIdentity(Identity, Protocol):
-    """An identity and the limit of its requests."""
+    """An identity and the limits of its requests."""
 
     @property
     def requests_per_hour(self) -> int:
         """Return how many requests it may send to one host in an hour."""
+
+    @property
+    def write_limits(self) -> Sequence[WriteLimit]:
+        """Return how many of them may write."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,5 +86,7 @@ class ProviderApis:
     def _budget(
         self, host: str, identity: LimitedIdentity, share: float, *, whole: Budget | None = None
     ) -> Budget:
-        budget = Budget(int(identity.requests_per_hour * share), whole=whole)
+        budget = Budget(
+            identity.requests_per_hour, write_limits=identity.write_limits, share=share, whole=whole
+        )
         return self._budgets.setdefault((host, identity.name, share), budget)

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, Field
 
+from gateway.provider_apis.budget import WriteLimit
 from gateway.provider_apis.operation import ApiRefused, ApiRequest, Operation
 from gateway.provider_apis.webhooks import ListedRepository, Place, RegisteredWebhook, Scope, Webhook
 from providers.clone_urls import azure_place, without_user
@@ -36,6 +37,7 @@ SCOPES = frozenset(RIGHTS)
 # 200 units in 5 minutes; a request costs about one at most.
 # https://learn.microsoft.com/en-us/azure/devops/integrate/concepts/rate-limits
 REQUESTS_PER_HOUR = 2400
+WRITE_LIMITS: Sequence[WriteLimit] = ()
 # Without the header, the Services answer a wrong token with a redirect to a page for people.
 HEADERS: Mapping[str, str] = {"X-TFS-FedAuthRedirect": "Suppress"}
 

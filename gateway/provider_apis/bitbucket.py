@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, Field
 
+from gateway.provider_apis.budget import WriteLimit
 from gateway.provider_apis.operation import ApiRefused, ApiRequest, Operation, T
 from gateway.provider_apis.webhooks import ListedRepository, Place, RegisteredWebhook, Scope, Webhook
 from providers.clone_urls import host_and_path, server_url, without_user
@@ -39,6 +40,7 @@ RIGHTS: Mapping[Scope, str] = {
 SCOPES = frozenset(RIGHTS)
 # https://support.atlassian.com/bitbucket-cloud/docs/api-request-limits/
 REQUESTS_PER_HOUR = 1000
+WRITE_LIMITS: Sequence[WriteLimit] = ()
 HEADERS: Mapping[str, str] = {}
 
 # An API token belongs to an Atlassian account.

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, Field
 
+from gateway.provider_apis.budget import WriteLimit
 from gateway.provider_apis.operation import ApiRequest, Operation, T
 from gateway.provider_apis.webhooks import ListedRepository, Place, RegisteredWebhook, Scope, Webhook
 from providers.clone_urls import host_and_path, server_url, without_user
@@ -30,6 +31,7 @@ SCOPES = frozenset(RIGHTS)
 # The limit that an administrator is offered, 5 requests a second.
 # https://confluence.atlassian.com/bitbucketserver/improving-instance-stability-with-rate-limiting-976171954.html
 REQUESTS_PER_HOUR = 18_000
+WRITE_LIMITS: Sequence[WriteLimit] = ()
 HEADERS: Mapping[str, str] = {}
 
 _READ = "Repository read"

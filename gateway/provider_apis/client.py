@@ -3,7 +3,7 @@
 import re
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -15,6 +15,7 @@ import httpx2
 from pydantic import BaseModel, ValidationError
 
 from gateway.errors import RemoteUnavailable
+from gateway.provider_apis.budget import Budget
 from gateway.provider_apis.operation import (
     ApiAnswer,
     ApiLimited,
@@ -48,46 +49,6 @@ class Identity(Protocol):
 
     async def headers(self, *, renew: bool) -> Mapping[str, str]:
         """Return the headers of a request. With `renew`, the last credential was refused: obtain another."""
-
-
-class Budget:
-    """The requests that one identity may send to one host: at most `per_hour`, and none before `wait` ends.
-
-    A bucket of `per_hour` requests that refills evenly. Requests of a part count for the `whole` as well.
-    """
-
-    def __init__(
-        self,
-        per_hour: int,
-        *,
-        whole: "Budget | None" = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Begin with a full bucket."""
-        self._per_hour, self._whole, self._clock = per_hour, whole, clock
-        self._left, self._at = float(per_hour), clock()
-        self._blocked_until = 0.0
-
-    def take(self) -> None:
-        """Count a request. Raise `ApiLimited` if it must wait."""
-        now = self._clock()
-        self._left = min(self._per_hour, self._left + (now - self._at) * self._per_hour / 3600)
-        self._at = now
-        missing = (1 - self._left) * 3600 / self._per_hour
-        seconds = max(self._blocked_until - now, missing)
-        if seconds > 0:
-            raise ApiLimited(
-                f"the limit of API requests is reached; requests go on in {seconds:.0f} s", seconds=seconds
-            )
-        if self._whole is not None:
-            self._whole.take()
-        self._left -= 1
-
-    def wait(self, seconds: float) -> None:
-        """Let no request pass for so long, because the provider said so."""
-        self._blocked_until = max(self._blocked_until, self._clock() + seconds)
-        if self._whole is not None:
-            self._whole.wait(seconds)
 
 
 class Connector(Protocol):
@@ -153,7 +114,7 @@ class ApiClient:
         return answer
 
     async def _send_once(self, request: ApiRequest, *, renew: bool) -> ApiAnswer:
-        self._budget.take()
+        self._budget.take(is_write=request.is_write)
         url = httpx2.URL(self._url(request.path))
         scheme, host = url.scheme, url.host
         port = url.port or (443 if scheme == "https" else 80)

@@ -1,7 +1,7 @@
 """Signs in at Azure DevOps Services as an application or a managed identity of Microsoft Entra."""
 
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -12,7 +12,8 @@ from gateway.fetch.credentials import Bearer
 from gateway.fetch.urls import check_api_url
 from gateway.provider_apis import azure_devops, entra
 from gateway.provider_apis.apis import ProviderApis
-from gateway.provider_apis.client import ApiClient, Budget, http_client
+from gateway.provider_apis.budget import Budget, WriteLimit
+from gateway.provider_apis.client import ApiClient, http_client
 from gateway.provider_apis.client_certificate import read_certificate
 from gateway.provider_apis.entra import Application, IssuedToken
 from gateway.provider_apis.operation import ApiError, ApiRefused
@@ -31,6 +32,7 @@ class _Requester:
     name: str
     sends: Mapping[str, str]
     requests_per_hour: int = _REQUESTS_PER_HOUR
+    write_limits: Sequence[WriteLimit] = ()
 
     async def headers(self, *, renew: bool) -> Mapping[str, str]:  # noqa: ARG002 - there is no credential
         """Return the headers of a request."""

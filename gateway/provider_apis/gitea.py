@@ -21,6 +21,7 @@ RIGHTS: Mapping[Scope, str] = {
 }
 SCOPES = frozenset(RIGHTS)
 REQUESTS_PER_HOUR = gogs_like.REQUESTS_PER_HOUR
+WRITE_LIMITS = gogs_like.WRITE_LIMITS
 HEADERS = gogs_like.HEADERS
 
 base_url = gogs_like.base_url

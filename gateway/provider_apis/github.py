@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 from pydantic import BaseModel
 
+from gateway.provider_apis.budget import WriteLimit
 from gateway.provider_apis.delivery_log import DeliveryAttempt, LogPage
 from gateway.provider_apis.operation import ApiAnswer, ApiRequest, Operation, T
 from gateway.provider_apis.webhooks import ListedRepository, Place, RegisteredWebhook, Scope, Webhook
@@ -26,6 +27,8 @@ RIGHTS: Mapping[Scope, str] = {
 SCOPES = frozenset(RIGHTS)
 # https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api
 REQUESTS_PER_HOUR = 5000
+# Of requests that create something, by the same page.
+WRITE_LIMITS: Sequence[WriteLimit] = (WriteLimit(80, 60.0), WriteLimit(500, 3600.0))
 HEADERS: Mapping[str, str] = {
     "Accept": "application/vnd.github+json",
     "X-GitHub-Api-Version": "2022-11-28",
@@ -33,8 +36,8 @@ HEADERS: Mapping[str, str] = {
 # https://docs.github.com/en/webhooks/testing-and-troubleshooting-webhooks/redelivering-webhooks
 LOG_SCOPES = SCOPES
 LOG_KEPT = timedelta(days=3)
-# GitHub permits 80 requests a minute that create something.
-REDELIVERIES_A_MINUTE = 60
+# The share of WRITE_LIMITS that is for redeliveries permits half of them at once.
+REDELIVERIES_A_MINUTE = 20
 
 PUBLIC_API = "https://api.github.com"
 

@@ -144,6 +144,7 @@ def access_token(
         path=f"/app/installations/{installation_id}/access_tokens",
         body={"permissions": permissions} | ({} if repository is None else {"repositories": [repository]}),
         right=_AS_APP,
+        is_sign_in=True,
     )
     return answer.read(InstallationToken)
 

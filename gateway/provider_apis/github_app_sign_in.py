@@ -4,7 +4,7 @@ A token is for one repository and has only the permissions that its use needs.
 https://docs.github.com/en/apps/creating-github-apps/authenticating-with-a-github-app
 """
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -19,6 +19,7 @@ from gateway.crypto.json_web_token import signed
 from gateway.fetch.credentials import Login
 from gateway.provider_apis import github, github_app
 from gateway.provider_apis.apis import ProviderApis
+from gateway.provider_apis.budget import WriteLimit
 from gateway.provider_apis.github_app import App, Installation, InstallationToken
 from gateway.provider_apis.operation import ApiRefused, Operation, T
 from gateway.provider_apis.sign_in import AccessToken, Purpose, Use, api_url, utc_now
@@ -46,6 +47,7 @@ class AppIdentity:
     unsealed: Unsealed
     clock: Callable[[], datetime] = utc_now
     requests_per_hour: int = github.REQUESTS_PER_HOUR
+    write_limits: Sequence[WriteLimit] = github.WRITE_LIMITS
 
     @property
     def name(self) -> str:
@@ -65,6 +67,7 @@ class NoIdentity:
 
     name: str = "Pushgate"
     requests_per_hour: int = github.REQUESTS_PER_HOUR
+    write_limits: Sequence[WriteLimit] = github.WRITE_LIMITS
 
     async def headers(self, *, renew: bool) -> Mapping[str, str]:  # noqa: ARG002 - there is no credential
         """Return the headers of a request."""

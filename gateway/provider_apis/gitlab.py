@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict
 
+from gateway.provider_apis.budget import WriteLimit
 from gateway.provider_apis.delivery_log import DeliveryAttempt, LogPage
 from gateway.provider_apis.operation import ApiRefused, ApiRequest, Operation, T
 from gateway.provider_apis.webhooks import ListedRepository, Place, RegisteredWebhook, Scope, Webhook
@@ -29,6 +30,7 @@ SCOPES = frozenset(RIGHTS)
 # What a self-managed server permits if its limit is switched on; gitlab.com permits 2,000 a minute.
 # https://docs.gitlab.com/administration/settings/user_and_ip_rate_limits/
 REQUESTS_PER_HOUR = 7200
+WRITE_LIMITS: Sequence[WriteLimit] = ()
 HEADERS: Mapping[str, str] = {}
 # System hooks have none.
 LOG_SCOPES: frozenset[Scope] = frozenset({"repository", "owner"})

@@ -14,6 +14,7 @@ EVENTS = frozenset({"push", "create", "delete", "pull_request"})
 RIGHTS: Mapping[Scope, str] = {"repository": "Admin Access to the repository"}
 SCOPES = frozenset(RIGHTS)
 REQUESTS_PER_HOUR = gogs_like.REQUESTS_PER_HOUR
+WRITE_LIMITS = gogs_like.WRITE_LIMITS
 HEADERS = gogs_like.HEADERS
 
 base_url = gogs_like.base_url

@@ -3,19 +3,21 @@
 https://docs.gitea.com/api/ and https://gogs.io/api-reference/webhooks/list-hooks
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Literal
 from urllib.parse import quote
 
 from pydantic import BaseModel
 
+from gateway.provider_apis.budget import WriteLimit
 from gateway.provider_apis.operation import ApiRequest, Operation
 from gateway.provider_apis.webhooks import ListedRepository, Place, RegisteredWebhook, Webhook
 from providers.clone_urls import host_and_path, server_url
 
 # None of them limits requests. This is one a second, so that Pushgate is no burden on a small server.
 REQUESTS_PER_HOUR = 3600
+WRITE_LIMITS: Sequence[WriteLimit] = ()
 HEADERS: Mapping[str, str] = {"Accept": "application/json"}
 
 READ = "read:repository"

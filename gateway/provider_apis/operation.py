@@ -50,9 +50,9 @@ class ApiRequest:
 
     `path` may be an absolute URL, such as the address of a next page, if it begins with the base URL. `right`
     names the right that the identity needs, in the provider's words; it is empty if the request needs no
-    credential. `body` is sent as JSON, `form` as the
-    fields of a form, `content` as it is. `headers` are sent beside those of the identity. If
-    `may_be_missing`, 404 is an answer; otherwise, the error says that there is no such `subject`.
+    credential. `body` is sent as JSON, `form` as the fields of a form, `content` as it is. `headers` are sent
+    beside those of the identity. If `may_be_missing`, 404 is an answer; otherwise, the error says that there
+    is no such `subject`. A request that `is_sign_in` obtains a token, and creates nothing else.
     """
 
     method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
@@ -65,6 +65,12 @@ class ApiRequest:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     may_be_missing: bool = False
     subject: str = "repository"
+    is_sign_in: bool = False
+
+    @property
+    def is_write(self) -> bool:
+        """Return whether it counts for the provider's limits of requests that write."""
+        return self.method not in {"GET", "HEAD"} and not self.is_sign_in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

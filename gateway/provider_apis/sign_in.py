@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 from gateway.fetch.credentials import Bearer, Login, token_login
 from gateway.provider_apis import github_app
 from gateway.provider_apis.apis import APIS, LimitedIdentity
+from gateway.provider_apis.budget import WriteLimit
 from gateway.provider_apis.operation import Operation
 from gateway.provider_apis.webhooks import ListedRepository, Place
 from gateway.store.identities import Identity, Unsealed
@@ -79,6 +80,11 @@ class TokenIdentity:
     def requests_per_hour(self) -> int:
         """Return how many requests it may send to one host in an hour."""
         return APIS[self.provider].REQUESTS_PER_HOUR
+
+    @property
+    def write_limits(self) -> Sequence[WriteLimit]:
+        """Return how many of them may write."""
+        return APIS[self.provider].WRITE_LIMITS
 
     async def headers(self, *, renew: bool) -> Mapping[str, str]:  # noqa: ARG002 - there is no other token
         """Return the headers of a request."""
@@ -151,6 +157,11 @@ class _ShortLived:
     def requests_per_hour(self) -> int:
         """Return how many requests it may send to one host in an hour."""
         return APIS[self.unsealed.identity.provider].REQUESTS_PER_HOUR
+
+    @property
+    def write_limits(self) -> Sequence[WriteLimit]:
+        """Return how many of them may write."""
+        return APIS[self.unsealed.identity.provider].WRITE_LIMITS
 
     async def headers(self, *, renew: bool) -> Mapping[str, str]:
         """Return the headers of a request."""

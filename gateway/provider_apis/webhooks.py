@@ -6,6 +6,7 @@ from http import HTTPStatus
 from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
+from gateway.provider_apis.budget import WriteLimit
 from gateway.provider_apis.operation import ApiRefused, Operation
 from providers.places import Owner, owner_of
 from providers.signatures import SIGNING_PREFIX
@@ -137,6 +138,9 @@ class ProviderApi(WebhookApi, Protocol):
 
     REQUESTS_PER_HOUR: int
     """How many requests an identity may send in an hour."""
+
+    WRITE_LIMITS: Sequence[WriteLimit]
+    """How many of them may write; empty if the provider has no such limit."""
 
     HEADERS: Mapping[str, str]
     """The headers of each request, beside those of the identity."""

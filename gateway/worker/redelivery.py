@@ -42,8 +42,9 @@ _RESULT_AFTER = timedelta(minutes=10)
 # A delivery may be logged late: the provider waits for its answer, and may have a queue.
 _OVERLAP = timedelta(hours=1)
 _MINUTE = timedelta(seconds=61)
-# Of the requests that an identity may send: the rest is for webhooks and statuses.
-_SHARE = 0.25
+# Of the requests that an identity may send: the rest is for webhooks and statuses. With less of GitHub's 500
+# writes an hour, the log might end before all that an outage has missed is requested.
+_SHARE = 0.5
 # How long an identity is left alone at least if its share is used up: some requests are permitted then.
 _PAUSE = 60.0
 _PAGES_AT_ONCE = 50

@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gateway.provider_apis.client import ApiClient, Budget, Connector, Identity, http_client
+from gateway.provider_apis.budget import Budget
+from gateway.provider_apis.client import ApiClient, Connector, Identity, http_client
 from gateway.provider_apis.operation import Operation, T
 from gateway.provider_apis.webhooks import ProviderApi
 

@@ -7,7 +7,7 @@ from starlette.responses import JSONResponse, Response
 
 from gateway.errors import RemoteUnavailable
 from gateway.provider_apis import github
-from gateway.provider_apis.client import Budget
+from gateway.provider_apis.budget import Budget
 from gateway.provider_apis.operation import ApiLimited, ApiRefused, ApiUnavailable
 from gateway.provider_apis.webhooks import Place
 from testing.provider_apis.fake import refusal, serving
@@ -85,40 +85,6 @@ def test_no_seconds_to_wait_are_no_limit(fake: FakeGitHub) -> None:
     fake.instead.append(refusal(403, "Forbidden", retry_after="0"))
     with pytest.raises(ApiRefused, match=r"needs the right .* \(Forbidden\)"):
         read(fake)
-
-
-def test_a_budget_refills_evenly() -> None:
-    """An hour's requests may come at once, and then one in each part of an hour."""
-    now = 0.0
-    budget = Budget(60, clock=lambda: now)
-    for _ in range(60):
-        budget.take()
-    with pytest.raises(ApiLimited) as limited:
-        budget.take()
-    assert limited.value.seconds == pytest.approx(60)
-    now = 61.0
-    budget.take()
-    with pytest.raises(ApiLimited):
-        budget.take()
-
-
-def test_a_part_of_a_budget_counts_for_the_whole() -> None:
-    """It is used up before the whole, and a limit of the provider holds for both."""
-    whole = Budget(4, clock=lambda: 0.0)
-    part = Budget(1, whole=whole, clock=lambda: 0.0)
-    part.take()
-    with pytest.raises(ApiLimited):
-        part.take()
-    whole.take()
-    part.wait(5)
-    with pytest.raises(ApiLimited, match="go on in 5 s"):
-        whole.take()
-    whole = Budget(4, clock=lambda: 0.0)
-    part = Budget(2, whole=whole, clock=lambda: 0.0)
-    for _ in range(4):
-        whole.take()
-    with pytest.raises(ApiLimited):
-        part.take()
 
 
 def test_a_redirect_is_not_followed(fake: FakeGitHub) -> None:

@@ -17,10 +17,10 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from step import Package, Result, Supply, Unusable, fetch, log, run_step
+from step import File, Package, Result, Supply, Unusable, fetch, log, run_step
 
 MAX_EXECUTIONS = 1000
 """How many executions a task may have."""
@@ -121,7 +121,7 @@ def run_task(task: Mapping[str, Any], supply: Supply, package: Package) -> Resul
         given = Supply(values, supply.files, supply.variables, supply.append)
         one = run_step(task["step"], given, package)
         whole.outputs += one.outputs
-        whole.inputs, whole.parameters = one.inputs, one.parameters
+        whole.inputs, whole.parameters, whole.log = one.inputs, one.parameters, one.log
         whole.metadata.update(one.metadata)
         if one.status != 0 and task["on_child_error"] != "continue-and-complete":
             whole.status = one.status
@@ -193,7 +193,9 @@ def run_pipeline(pipeline: Mapping[str, Any], package: Package) -> Result:
             result = results[name] = _run_node(node, edges, results, package)
             if result.status == 0:
                 break
-        whole.summary += f"node {name} ended with status {result.status}\n"
+        whole.summary += f"- node {name} ended with status {result.status}\n"
+        whole.outputs += [File(item.path, PurePosixPath(name, item.name)) for item in result.outputs]
+        whole.log = result.log
         whole.metadata.update({f"{name}.{key}": value for key, value in result.metadata.items()})
         if result.status != 0:
             whole.status = result.status

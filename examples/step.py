@@ -4,6 +4,7 @@ This module needs only Python's standard library: copy it together with `executi
 runners. It starts no containers, keeps no outputs, and applies no time limits and no stop conditions.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -15,17 +16,20 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPResponse
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any, TextIO
 
 _CHUNK_BYTES = 1024 * 1024
-_MAX_METRIC = 1e300
+_LOG_LINES = 20
+_LOG_COLUMNS = 300
 _PLACEHOLDER = re.compile(r"\{(parameter|parameter-value):(.+?)\}")
 
 
@@ -43,7 +47,7 @@ class File:
 
 @dataclass
 class Result:
-    """How an execution ended, and what edges can pass on."""
+    """How an execution ended, what edges can pass on, and the last lines of the output."""
 
     status: int = 0
     summary: str = ""
@@ -51,21 +55,7 @@ class Result:
     inputs: dict[str, list[File]] = field(default_factory=dict)
     parameters: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """The numbers among the metadata that a report can contain."""
-        numbers = (
-            (name, value)
-            for name, value in self.metadata.items()
-            # Neither infinite nor NaN, which compares as False.
-            if isinstance(value, int | float)
-            and not isinstance(value, bool)
-            and -_MAX_METRIC < value < _MAX_METRIC
-            and name.isprintable()
-            and len(name) in range(1, 201)
-        )
-        return dict(itertools.islice(numbers, 100))
+    log: deque[str] = field(default_factory=lambda: deque(maxlen=_LOG_LINES))
 
 
 @dataclass
@@ -105,31 +95,40 @@ def run_step(step: Mapping[str, Any], supply: Supply, package: Package) -> Resul
     }
     for command in _commands(step, supply.parameters):
         print(f"+ {command}", flush=True)  # noqa: T201 - a runner shows what it does
-        result.status = _shell(command, code, environment, result.metadata)
+        result.log.append(f"+ {command}"[:_LOG_COLUMNS])
+        result.status = _shell(command, code, environment, result)
         if result.status != 0:
             break
     result.outputs = _files(outputs)
     return result
 
 
-def _shell(command: str, folder: Path, environment: Mapping[str, str], metadata: dict[str, Any]) -> int:
+def _shell(command: str, folder: Path, environment: Mapping[str, str], result: Result) -> int:
     """Run a command, pass its output on, and collect its metadata; return the exit status."""
     with subprocess.Popen(  # noqa: S603
         ["sh", "-c", command],  # noqa: S607
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         encoding="utf-8",
         errors="replace",
     ) as process:
-        for line in process.stdout or ():
-            print(line, end="", flush=True)  # noqa: T201
-            try:
-                found = json.loads(line) if line.startswith("{") else {}
-            except (ValueError, RecursionError):
-                continue
-            metadata.update(found)
+        errors = threading.Thread(target=_pass_on, args=(process.stderr, sys.stderr, result))
+        errors.start()
+        _pass_on(process.stdout, sys.stdout, result)
+        errors.join()
     return process.returncode
+
+
+def _pass_on(source: IO[str] | None, target: TextIO, result: Result) -> None:
+    """Write each line to the runner's own output, and keep the last ones; those on stdout may be metadata."""
+    for line in source or ():
+        print(line, end="", file=target, flush=True)
+        result.log.append(line.rstrip()[:_LOG_COLUMNS])
+        if target is sys.stdout and line.startswith("{"):
+            with contextlib.suppress(ValueError, RecursionError):
+                result.metadata.update(json.loads(line))
 
 
 def _commands(step: Mapping[str, Any], supplied: Mapping[str, Any]) -> list[str]:

@@ -34,3 +34,8 @@ def command(recipe: str, folder: Path) -> list[str | Path]:
 def environment(queue: str, folder: Path) -> dict[str, str]:
     """Return the environment of a recipe: a step runs `python`, which a fresh Debian does not have."""
     return {**os.environ, "QUEUE": queue, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+
+
+def indented(lines: list[str]) -> list[str]:
+    """Return the lines of an output as a summary has them."""
+    return [f"    {line}" for line in lines]

@@ -14,10 +14,11 @@ import pytest
 from testing.broker import Broker
 from testing.service import Project, Service, wait_for
 from tests.publish.runner import Runner
-from tests.system.recipes import NODE, RECIPES, command, environment, prepare
+from tests.system.recipes import NODE, RECIPES, command, environment, indented, prepare
 
 TRAIN = """\
-import sys
+import os, sys
+open(os.environ['VH_OUTPUTS_DIR'] + '/model.txt', 'w').close()
 print('trained', open('data.txt').read(), sys.argv[1:])
 print('{"accuracy": 0.93}')
 """
@@ -104,8 +105,11 @@ def test_a_recipe_runs_what_was_pushed(
     assert "rejected for good: this is not an execution request" in done.stderr
 
     reported = service.api.get(f"/executions/{execution['id']}")
-    assert (reported["state"], reported["run"]["summary"]) == ("succeeded", "ended with status 0")
+    said = ["ended with status 0"] if recipe == NODE else ["ended with status 0", "", *indented(trained)]
+    assert (reported["state"], reported["run"]["summary"].splitlines()) == ("succeeded", said)
     assert reported["run"]["metrics"] == (None if recipe == NODE else {"accuracy": 0.93})
+    outputs = [{"name": "model.txt", "url": None}]
+    assert reported["run"]["outputs"] == (None if recipe == NODE else outputs)
     assert reported["run"]["accepted_at"] <= reported["run"]["started_at"] <= reported["run"]["ended_at"]
 
     async def left() -> tuple[int, list[bytes]]:

@@ -24,7 +24,7 @@ from gateway.publish.topology import Topology
 from testing.broker import Broker
 from testing.service import WAIT_SECONDS, wait_for
 from tests.publish.runner import Runner, remove
-from tests.system.recipes import EXAMPLES, RECIPES, command, environment, prepare
+from tests.system.recipes import EXAMPLES, RECIPES, command, environment, indented, prepare
 
 REFERENCE = "runner_aio_pika"
 ORDERED = "runner_ordered"
@@ -274,7 +274,11 @@ def test_a_runner_that_dies_before_it_acknowledges_executes_once(
         assert runner.ended() == 0, runner.errors.read_text()
     assert gateway.states() == ["only accepted", "only running", "only succeeded"]
     assert gateway.reports[-1]["metrics"] == {"accuracy": 0.93}
-    assert gateway.reports[-1]["summary"] == "ended with status 0"
+    assert gateway.reports[-1]["summary"].splitlines() == [
+        "ended with status 0",
+        "",
+        *indented([f"+ {steps.script('only')}", '{"accuracy": 0.93}']),
+    ]
 
 
 def test_a_request_that_kills_its_runner_is_given_up(
@@ -310,6 +314,29 @@ def test_a_request_that_a_runner_cannot_execute_is_reported_as_rejected(
         "this runner executes steps, tasks and pipelines, and no kind notebook",
     )
     assert len(on_channel(broker, lambda runner: runner.take(topology.dead_queue, 1))) == 1
+
+
+def test_a_failure_is_reported_with_the_end_of_its_output(gateway: Gateway, tmp_path: Path) -> None:
+    """Of both streams, as a block that no line of them can end; and with the numbers and the outputs."""
+    script = """\
+seq 30; echo '```'; echo '{"loss": 0.5, "note": "x", "exact": true, "endless": 1e999}'
+touch "$VH_OUTPUTS_DIR/model.pkl"; echo 'Traceback: no memory' >&2; exit 3"""
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "inbox.py"],
+        cwd=tmp_path,
+        input=gateway.request("failing", script),
+        capture_output=True,
+        check=True,
+        timeout=WAIT_SECONDS,
+    )
+    assert "ended with status 3" in done.stderr.decode()
+    *before, report = gateway.reports
+    assert [one["state"] for one in before] == ["accepted", "running"]
+    assert (report["state"], report["metrics"]) == ("failed", {"loss": 0.5})
+    assert report["outputs"] == [{"name": "model.pkl"}]
+    first, blank, *log = report["summary"].splitlines()
+    assert (first, blank, len(log)) == ("ended with status 3", "", 20)
+    assert {"    ```", "    30", "    Traceback: no memory"} < set(log)
 
 
 def test_a_run_of_three_consumer_timeouts_is_executed_once(

@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: $(VENV)/.runtime ## one push from the webhook to the runner, on this machine, explained step by step
+demo: $(VENV)/.runtime ## one push from the webhook to the verdict on it, on this machine, explained step by step
 	@$(BIN)/python -m demo
 
 run: $(VENV)/.runtime ## run the gateway on this machine, with its data in ./.pushgate

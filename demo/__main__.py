@@ -1,7 +1,7 @@
-"""Push to a repository; a moment later an execution request names exactly that commit.
+"""Push to a repository; a moment later a runner executes exactly that commit, and the push has its verdict.
 
 Only GitHub is simulated. The rest is real: a git server on loopback, a push, the gateway with its embedded
-store, and the commands that a user would type.
+store, a runner, and the commands that a user would type.
 """
 
 import json
@@ -11,16 +11,20 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 from rich.console import Console
 from rich.markup import escape
 
+from gateway.cli.api_client import Client
+from gateway.cli.options import derived_token
+from gateway.messages.execution_states import FINAL
 from testing.git_host import GitHost, WorkTree
 from testing.github import push_payload
 
@@ -38,6 +42,14 @@ FILES = {
 """,
     "train.py": "print('training on the digits')\n",
 }
+# Prints a line of metrics after each epoch.
+TRAIN_FOR_LONGER = """\
+import json, sys, time
+
+for epoch in range(int(sys.argv[1].removeprefix("--epochs="))):
+    time.sleep(0.3)
+    print(json.dumps({"epoch": epoch + 1, "accuracy": round(1 - 0.25 / (epoch + 1), 3)}), flush=True)
+"""
 WAIT_SECONDS = 15.0
 
 out = Console(highlight=False)
@@ -46,7 +58,7 @@ out = Console(highlight=False)
 def main() -> int:
     """Run the demo; return the exit status."""
     began = time.monotonic()
-    out.print("[bold]Pushgate: from a git push to an execution request[/bold]\n")
+    out.print("[bold]Pushgate: from a git push to the verdict on it[/bold]\n")
     with tempfile.TemporaryDirectory(prefix="pushgate-demo-") as folder:
         place = Path(folder)
         with GitHost(place / "git") as host:
@@ -57,7 +69,9 @@ def main() -> int:
             url = host.url(f"{FULL_NAME}.git")
             show(f"{url} has {first[:10]} on main, with the step train in its valohai.yaml")
             with gateway(place / "data") as service:
-                demonstrate_push(service, place, tree, url, first)
+                request = demonstrate_push(service, place, tree, url, first)
+                demonstrate_run(service, place, request)
+                demonstrate_verdict(service, request)
     out.print(f"\nDone in {time.monotonic() - began:.1f} s. Nothing is left running.")
     out.print(
         "Next: [bold]make run[/bold] starts the gateway and leaves it running; see README.md to connect."
@@ -65,8 +79,8 @@ def main() -> int:
     return 0
 
 
-def demonstrate_push(service: "Gateway", place: Path, tree: WorkTree, url: str, first: str) -> None:
-    """Connect the repository, push, deliver, and show the result."""
+def demonstrate_push(service: "Gateway", place: Path, tree: WorkTree, url: str, first: str) -> Any:
+    """Connect the repository, push, deliver, and show the execution request; return it."""
     step(3, "Connect the repository: a push to main runs the step train")
     connected = service.pushgate(
         "connect", url, "--provider", "github", "--project", "digits", "--trigger", "train@main"
@@ -75,7 +89,7 @@ def demonstrate_push(service: "Gateway", place: Path, tree: WorkTree, url: str, 
     show("secret       " + "•" * 16 + "  (shown only once)")
 
     step(4, "Somebody changes the code and pushes")
-    pushed = tree.commit("Train for longer", {"train.py": "print('training for longer')\n"})
+    pushed = tree.commit("Train for longer", {"train.py": TRAIN_FOR_LONGER})
     tree.push()
     show(f"git push     {first[:10]} → {pushed[:10]} on main")
 
@@ -97,7 +111,7 @@ def demonstrate_push(service: "Gateway", place: Path, tree: WorkTree, url: str, 
 
     step(6, "Pushgate fetches that commit, reads its valohai.yaml, and requests the execution")
     request = service.first_execution()
-    received = service.pushgate("deliveries", answer["delivery"])["received_at"]
+    received = service.client.get(f"/deliveries/{answer['delivery']}")["received_at"]
     took = datetime.fromisoformat(request["planned_at"]) - datetime.fromisoformat(received)
     show(f"the execution request was ready {took.total_seconds() * 1000:.0f} ms after the delivery\n")
     message = request["message"]
@@ -108,24 +122,60 @@ def demonstrate_push(service: "Gateway", place: Path, tree: WorkTree, url: str, 
     step(7, "The same delivery again, as after a click on Redeliver")
     again = service.pushgate("send", connected["hook_url"], *options, secret=connected["secret"])
     show(f"HTTP {again['status']} {again['verdict']}: {again['reason']}")
+    return request
 
-    step(8, "A runner receives the request: it fetches the package, checks its SHA-256, and runs the step")
-    package = message["package"]
-    show(f"package      {package['id'][:16]}…  {package['size']} bytes, {package['format']}")
-    show("$ python3 examples/execution.py < request.json\n")
-    runner = Path(__file__).parent.parent / "examples" / "execution.py"
-    done = subprocess.run(
-        [sys.executable, runner],
-        input=json.dumps(message),
-        # The step runs `python`, which its container has and a fresh Debian does not.
-        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"},
-        stdout=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        check=True,
+
+def demonstrate_run(service: "Gateway", place: Path, request: Any) -> None:
+    """Let an example runner execute the request and report, and show each new state."""
+    step(8, "A runner executes the request, and reports each state to its status_url")
+    package = request["message"]["package"]
+    show(
+        f"package      {package['id'][:16]}…  {package['size']} bytes, {package['format']}, with its SHA-256"
     )
-    for line in done.stdout.splitlines():
-        out.print(f"    [bold]{escape(line)}[/bold]")
+    seen = service.state(request)
+    show(f"{_stamp()}  {seen}: waiting for a runner")
+    show("$ python3 examples/inbox.py < request.json")
+    (place / "request.json").write_text(json.dumps(request["message"]))
+    with (
+        (place / "request.json").open() as message,
+        subprocess.Popen(
+            [sys.executable, Path(__file__).parent.parent / "examples" / "inbox.py"],
+            cwd=place,
+            stdin=message,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            # The step runs `python`, which its container has and a fresh Debian does not.
+            env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"},
+        ) as runner,
+    ):
+        printing = threading.Thread(target=_show_output, args=(runner.stdout,))
+        printing.start()
+        while seen not in FINAL and runner.poll() is None:
+            if (state := service.state(request)) != seen:
+                show(f"{_stamp()}  {state}")
+            seen = state
+            time.sleep(0.05)
+        printing.join()
+    if runner.returncode != 0:
+        raise SystemExit("The runner failed.")
+
+
+def demonstrate_verdict(service: "Gateway", request: Any) -> None:
+    """Show what everybody sees who looks at the commit in Pushgate."""
+    step(9, "The verdict, for everybody who looks at the push")
+    explained = service.pushgate("explain", request["message"]["delivery"], json_output=False)
+    out.print(f"\n{escape(explained.rstrip())}\n", soft_wrap=True)
+    execution = service.client.get(f"/executions/{request['id']}")
+    run = execution["run"]
+    show(f"metrics  {json.dumps(run['metrics'])}")
+    show("summary  " + run["summary"].replace("\n", "\n             "))
+    if execution["state"] != "succeeded":
+        raise SystemExit("The execution did not succeed.")
+    out.print(
+        f"\n    [bold green]✓ {escape(request['message']['trigger'])}: {execution['state']}[/bold green]"
+    )
 
 
 class Gateway:
@@ -133,20 +183,26 @@ class Gateway:
 
     def __init__(self, url: str, data: Path) -> None:
         """Use the gateway at `url`, whose data folder is `data`."""
+        self.client = Client(url, derived_token(data))
         self._data = data
         self._environment = {**_environment(), "PUSHGATE_URL": url}
 
-    def pushgate(self, *arguments: str, secret: str | None = None) -> Any:
-        """Run a command as a user would, show it, and return its JSON output."""
+    def state(self, request: Any) -> str:
+        """Return the state of a request now."""
+        state: str = self.client.get(f"/executions/{request['id']}")["state"]
+        return state
+
+    def pushgate(self, *arguments: str, secret: str | None = None, json_output: bool = True) -> Any:
+        """Run a command as a user would, show it, and return its output: JSON, or the text for people."""
         out.print(f"    [dim]$ pushgate {escape(shlex.join(_shown(arguments)))}[/dim]", soft_wrap=True)
-        options = ["--json"] if arguments[0] == "send" else ["--json", "--data", str(self._data)]
+        options = [*(["--json"] * json_output), *(["--data", str(self._data)] * (arguments[0] != "send"))]
         done = subprocess.run(
             [*_pushgate(), *arguments, *options],
             env={**self._environment, **({"WEBHOOK_SECRET": secret} if secret else {})},
             check=True,
             stdout=subprocess.PIPE,
         )
-        return json.loads(done.stdout)
+        return json.loads(done.stdout) if json_output else done.stdout.decode()
 
     def first_execution(self) -> Any:
         """Wait for the first execution request, and return it."""
@@ -194,6 +250,15 @@ def step(number: int, title: str) -> None:
 def show(text: str) -> None:
     """Print what happened."""
     out.print(f"    {escape(text)}", soft_wrap=True)
+
+
+def _show_output(output: IO[str]) -> None:
+    for line in output:
+        out.print(f"      [bold]{escape(line.rstrip())}[/bold]", soft_wrap=True)
+
+
+def _stamp() -> str:
+    return f"{datetime.now(UTC).astimezone():%H:%M:%S}"
 
 
 def _address(stderr: IO[str]) -> str:

@@ -186,7 +186,7 @@ def repositories(place: Place) -> Operation[Sequence[ListedRepository]]:
     query = {"order_by": "id", "sort": "asc"}
     if place.scope == "owner":
         query |= {"include_subgroups": "true", "with_shared": "false"}
-        found = yield from _pages(f"{_home(place)}/projects", query, list[_Project], place, right=_READ)
+        found = yield from _pages(f"{home_path(place)}/projects", query, list[_Project], place, right=_READ)
         return [project.listed for project in found]
     listed: list[ListedRepository] = []
     last = "0"
@@ -202,7 +202,7 @@ def repositories(place: Place) -> Operation[Sequence[ListedRepository]]:
 
 def has_file(clone_url: str, path: str, branch: str | None) -> Operation[bool]:
     """Return whether a branch has a file."""
-    path = f"{_home(Place(clone_url))}/repository/files/{quote(path, safe='')}"
+    path = f"{home_path(Place(clone_url))}/repository/files/{quote(path, safe='')}"
     query = {"ref": branch or "HEAD"}
     answer = yield ApiRequest(method="HEAD", path=path, query=query, right=_READ, may_be_missing=True)
     return answer.status != HTTPStatus.NOT_FOUND
@@ -223,7 +223,8 @@ def _pages(
     return found
 
 
-def _home(place: Place) -> str:
+def home_path(place: Place) -> str:
+    """Return the path of a project or a group, or the beginning of what administrators use."""
     match place.scope:
         case "repository":
             _, path = host_and_path(place.url)
@@ -235,7 +236,7 @@ def _home(place: Place) -> str:
 
 
 def _hooks(place: Place) -> str:
-    return f"{_home(place)}/hooks"
+    return f"{home_path(place)}/hooks"
 
 
 def _hook(place: Place, webhook_id: str) -> str:

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 
+from gateway.provider_apis import gitlab_statuses
 from gateway.provider_apis.statuses import StatusApi
 
-_APIS: Mapping[str, StatusApi] = {}
+_APIS: Mapping[str, StatusApi] = {"gitlab": gitlab_statuses}
 
 
 def status_api(provider: str, identity_kind: str) -> StatusApi | None:

@@ -114,14 +114,19 @@ async def json_of(request: Request) -> Any:
     return json.loads(await request.body())
 
 
+def application(fake: FakeApi) -> Starlette:
+    """Return the web application of a fake."""
+    methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+    return Starlette(routes=[Route("/{path:path}", fake.answer, methods=methods)])
+
+
 @contextmanager
 def serving(fake: FakeApi) -> Iterator[None]:
     """Serve a fake within the block."""
     fake.port = fake.port or free_ports(1)[0]
-    app = Starlette(
-        routes=[Route("/{path:path}", fake.answer, methods=["GET", "POST", "PUT", "PATCH", "DELETE"])]
+    server = uvicorn.Server(
+        uvicorn.Config(application(fake), host="127.0.0.1", port=fake.port, log_config=None)
     )
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=fake.port, log_config=None))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -1,4 +1,4 @@
-"""A fake of GitLab's REST API for the webhooks of projects, groups and the server, under `/api/v4`.
+"""A fake of GitLab's REST API for webhooks of projects, groups and the server, and for statuses of commits.
 
 https://docs.gitlab.com/api/project_webhooks/ and …/group_webhooks/ and …/system_hooks/
 https://docs.gitlab.com/user/project/integrations/webhooks/#auto-disabled-webhooks
@@ -21,6 +21,7 @@ from starlette.responses import JSONResponse, Response
 
 from providers import gitlab
 from testing.provider_apis.fake import FakeApi, FakeRepository, json_of, refusal, sender_tls
+from testing.provider_apis.gitlab_pipelines import STATUS_PATH, Pipelines
 
 MAX_HOOKS = 100
 TESTS_A_MINUTE = 5
@@ -92,6 +93,17 @@ class FakeGitLab(FakeApi):
     resends: list[tuple[str, float]] = field(default_factory=list)
     log: list[dict[str, Any]] = field(default_factory=list)
     next_id: int = 1000
+    pipelines: Pipelines = field(default_factory=Pipelines)
+
+    @property
+    def statuses(self) -> dict[tuple[str, str], str]:
+        """Return the states that people see, by commit and context."""
+        return self.pipelines.statuses
+
+    @property
+    def status_writes(self) -> int:
+        """Return how many requests have set a status."""
+        return self.pipelines.writes
 
     async def handle(self, request: Request) -> Response:
         """Answer as GitLab does."""
@@ -101,6 +113,8 @@ class FakeGitLab(FakeApi):
             named = {key: unquote(name or "") for key, name in read.groupdict().items()}
             place = named.get("project", named.get("group", ""))
             return self._refusal(request, place.lower()) or self._read(request, **named)
+        if status := STATUS_PATH.fullmatch(path):
+            return await self._set_status(request, unquote(status["project"]).lower(), status["commit"])
         found = _PATH.fullmatch(path)
         project = unquote(found["project"] or "").lower() if found else ""
         refused = self._refusal(request, project)
@@ -110,6 +124,17 @@ class FakeGitLab(FakeApi):
         if token in self.developers or not (project or "" in self.tokens[token]):
             return refusal(403, "403 Forbidden")
         return await self._hook(request, project, found)
+
+    async def _set_status(self, request: Request, project: str, commit: str) -> Response:
+        token = request.headers.get("private-token", "")
+        return self._refusal(request, project) or self.pipelines.set_status(
+            project,
+            commit,
+            await json_of(request),
+            user=token,
+            is_developer=token in self.developers,
+            version=self.version,
+        )
 
     async def _hook(self, request: Request, project: str, found: re.Match[str]) -> Response:
         hooks = self.hooks.setdefault(project, [])

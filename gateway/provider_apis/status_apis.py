@@ -2,10 +2,14 @@
 
 from collections.abc import Mapping
 
-from gateway.provider_apis import gitlab_statuses
+from gateway.provider_apis import gitea_statuses, gitlab_statuses
 from gateway.provider_apis.statuses import StatusApi
 
-_APIS: Mapping[str, StatusApi] = {"gitlab": gitlab_statuses}
+_APIS: Mapping[str, StatusApi] = {
+    "forgejo": gitea_statuses,
+    "gitea": gitea_statuses,
+    "gitlab": gitlab_statuses,
+}
 
 
 def status_api(provider: str, identity_kind: str) -> StatusApi | None:

@@ -1,6 +1,7 @@
-"""A fake of Gitea's and Forgejo's REST API for the webhooks of repositories, organisations and the server.
+"""A fake of Gitea's and Forgejo's REST API: webhooks of repositories, organisations and the server; statuses.
 
 https://github.com/go-gitea/gitea/blob/main/routers/api/v1/utils/hook.go
+https://github.com/go-gitea/gitea/blob/main/models/git/commit_status.go
 """
 
 import json
@@ -17,10 +18,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from providers import gitea
+from testing.provider_apis.fake import json_of
 from testing.provider_apis.gogs import FakeGogs
 
 MAX_PAGE = 50
+# The size of the column of a status' state.
+MAX_STATE = 7
 COMMIT = "1f" * 20
+_STATUS = re.compile(r"/api/v1/repos/(?P<repository>[^/]+/[^/]+)/statuses/(?P<commit>[^/]+)")
+# From the worst to the best, before 1.25.
+_ORDER = ("error", "failure", "warning", "pending", "success")
 _PULL_REQUEST_EVENTS = frozenset(
     {
         "pull_request",
@@ -39,7 +46,8 @@ _PULL_REQUEST_EVENTS = frozenset(
 class FakeGitea(FakeGogs):
     """Gitea with some repositories.
 
-    The tokens in `unscoped` lack a scope, the repositories in `empty` have no commit.
+    The tokens in `unscoped` lack a scope, the repositories in `empty` have no commit, and no repository has
+    the commits in `missing`.
     """
 
     paths: ClassVar[re.Pattern[str]] = re.compile(
@@ -61,6 +69,57 @@ class FakeGitea(FakeGogs):
 
     unscoped: set[str] = field(default_factory=set)
     empty: set[str] = field(default_factory=set)
+    missing: set[str] = field(default_factory=set)
+    version: tuple[int, int] = (1, 26)
+    is_forgejo: bool = False
+    sent: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+    @property
+    def statuses(self) -> dict[tuple[str, str], str]:
+        """Return the states that people see, by commit and context."""
+        return {(commit, status["context"].strip()): status["state"] for commit, status in self.sent}
+
+    @property
+    def status_writes(self) -> int:
+        """Return how many requests have set a status."""
+        return len(self.sent)
+
+    def combined(self, commit: str) -> str:
+        """Return the combined state of all contexts, which decides whether a pull request may be merged."""
+        states = [state for (of, _), state in self.statuses.items() if of == commit]
+        if self.is_forgejo or self.version < (1, 25):
+            known = [state for state in states if state in _ORDER]
+            return min(known, key=_ORDER.index, default="")
+        bad = {"error", "failure", *(() if self.version == (1, 25) else ("warning",))}
+        if bad.intersection(states):
+            return "failure"
+        return "success" if {"success", "warning", "skipped"}.issuperset(states) and states else "pending"
+
+    async def handle(self, request: Request) -> Response:
+        """Answer as Gitea does."""
+        found = _STATUS.fullmatch(request.url.path)
+        if found is None:
+            return await FakeGogs.handle(self, request)
+        name = found["repository"].lower()
+        return self.hidden(request, name) or self._status_refusal(request) or await self._set(request, found)
+
+    def _status_refusal(self, request: Request) -> Response | None:
+        """Return the refusal of a token that may not write to the repository."""
+        token = request.headers.get("authorization", "").removeprefix("token ")
+        if token in self.readers:
+            return self.explained(403, "user should have a permission to write to a repo")
+        return self.refused(request)
+
+    async def _set(self, request: Request, found: re.Match[str]) -> Response:
+        wanted, commit = await json_of(request), found["commit"]
+        if commit in self.missing and self.is_forgejo:
+            return self.explained(404, f"sha not found: {commit}")
+        if commit in self.missing or len(wanted["state"]) > MAX_STATE:
+            return self.explained(500, "")
+        # Any state is stored, also an unknown one.
+        self.sent.append((commit, wanted))
+        shown = {"id": len(self.sent), "status": wanted["state"], "context": wanted["context"].strip()}
+        return JSONResponse(shown, 201)
 
     def refused(self, request: Request) -> Response | None:
         """Return the refusal of a token that may not administer what it sees."""

@@ -15,7 +15,7 @@ from gateway.store.registrations import CHECKED_WITHIN, Registration
 from gateway.text.sentences import repair_of_refusal
 
 State = Literal["ok", "unknown", "warning", "failing"]
-What = Literal["webhook", "identity", "remote", "requests", "silence"]
+What = Literal["webhook", "identity", "remote", "requests", "silence", "statuses"]
 
 STATES: Final[tuple[State, ...]] = ("ok", "unknown", "warning", "failing")
 """The states, from the best to the worst."""
@@ -68,6 +68,7 @@ def health(connection: Connection, facts: ConnectionFacts, access: Access, *, no
         *_of_identity(facts.identity, now=now),
         *_of_rights(connection, facts),
         *_of_remote(connection, facts, access),
+        *_of_statuses(connection, facts),
     ]
     found.sort(key=lambda finding: STATES.index(finding.state), reverse=True)
     return Health(state=found[0].state if found else "ok", findings=found)
@@ -239,6 +240,18 @@ def _of_remote(connection: Connection, facts: ConnectionFacts, access: Access) -
             reason=f"Another repository has this URL now: {other.name or 'one'} with the id {other.id}.",
             repair=f"If it was deleted and created again, run `pushgate forget-repository {connection.id}`.",
         )
+
+
+def _of_statuses(connection: Connection, facts: ConnectionFacts) -> Iterator[Finding]:
+    """Return why the provider does not show the verdicts on commits."""
+    if facts.status_problem is None or not connection.statuses or connection.identity is None:
+        return
+    yield Finding(
+        what="statuses",
+        state="warning",
+        reason=_sentence(f"The last verdict on a commit could not be sent: {facts.status_problem}"),
+        repair="Give the identity the right to set statuses, or set `statuses` of the connection to false.",
+    )
 
 
 def _repair(connection: Connection, run: str) -> str:

@@ -194,6 +194,9 @@ class ConnectionView(View):
     networks: list[str] = Field(description="the networks that may send webhooks; empty if any may")
     access: Access = Field(description="the kind of the credentials that fetches use")
     identity: str | None = Field(description="the name of the identity; null if there is none")
+    statuses: bool = Field(
+        description="whether the provider shows the verdicts on commits, if the identity may set statuses"
+    )
     deploy_key: str | None = Field(
         description="the public key for the provider's settings; null if the access is by another kind"
     )

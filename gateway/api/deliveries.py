@@ -21,12 +21,13 @@ from gateway.api.views import (
     ExplainedView,
 )
 from gateway.errors import Invalid
-from gateway.store import deliveries, executions, refusals, work_queue
+from gateway.store import deliveries, executions, refusals, status_tasks, work_queue
 from gateway.store.database import Database
 from gateway.store.deliveries import RecordedDelivery, Verdict
 from gateway.store.executions import StoredRequest
 from gateway.store.notify import Notifier
 from gateway.store.refusals import RecordedRefusal
+from gateway.store.status_tasks import SentStatus
 from gateway.threads import API
 
 _DELIVERY_ID = re.compile(r"[0-9a-f-]{36}")
@@ -116,13 +117,15 @@ class Deliveries:
         """Return the deliveries that `what` refers to, with their execution requests."""
         if not what.strip():
             raise Invalid("what: give the id of a delivery or execution, a commit, or a URL")
-        found = await self.database.read(self._explained, what)
+        found, statuses = await self.database.read(self._explained, what)
         signed = [(delivery, await self.executions.signed(requests)) for delivery, requests in found]
         # In a thread, because a delivery may have thousands of ref updates.
         return await API.run(
             lambda: [
                 ExplainedView.with_executions(
-                    delivery, [ExplainedExecutionView.of(stored) for stored in requests]
+                    delivery,
+                    [ExplainedExecutionView.of(stored) for stored in requests],
+                    statuses.get(delivery.id, ()),
                 )
                 for delivery, requests in signed
             ]
@@ -130,12 +133,16 @@ class Deliveries:
 
     def _explained(
         self, conn: sqlalchemy.Connection, what: str
-    ) -> list[tuple[RecordedDelivery | RecordedRefusal, list[StoredRequest]]]:
+    ) -> tuple[
+        list[tuple[RecordedDelivery | RecordedRefusal, list[StoredRequest]]], dict[str, list[SentStatus]]
+    ]:
+        """Return deliveries with their requests, and the verdicts on their commits by delivery."""
         has_broker = self.executions.has_broker
-        return [
+        found = [
             (delivery, executions.explained(conn, requests, has_broker=has_broker))
             for delivery, requests in explained(conn, what)
         ]
+        return found, status_tasks.of_deliveries(conn, [delivery.id for delivery, _ in found])
 
 
 def _page(

@@ -148,6 +148,9 @@ class NewCredentials(RequestBody):
         return self.deploy_key or self.private_key is not None or self.password is not None
 
 
+_STATUSES = "whether the provider shows the verdicts on commits, if the `identity` may set statuses"
+
+
 class NewPlatform(RequestBody):
     """A platform that fetches after each push."""
 
@@ -208,6 +211,7 @@ class NewConnection(RequestBody):
         default=None,
         description="the id or the name of an identity, which is used where there are no `credentials`",
     )
+    statuses: bool = Field(default=True, description=_STATUSES)
     platform: NewPlatform | None = Field(
         default=None, description="a platform that shall fetch after each push"
     )
@@ -241,6 +245,7 @@ class ConnectionChange(RequestBody):
         default=None,
         description="the id or the name of an identity; null removes it, unlike an omitted field",
     )
+    statuses: bool | None = Field(default=None, description=_STATUSES)
     platform: NewPlatform | None = Field(
         default=None, description="a platform that fetches; null removes it, unlike an omitted field"
     )

@@ -23,6 +23,7 @@ from gateway.store import deliveries, refusals
 from gateway.store.deliveries import RecordedDelivery, RecordedUpdate
 from gateway.store.executions import OMITTED, StoredRequest
 from gateway.store.refusals import RecordedRefusal
+from gateway.store.status_tasks import SentStatus
 from gateway.text.sentences import repair_of_refusal
 
 # Each of these has a schema of its own in the OpenAPI document.
@@ -358,17 +359,38 @@ class ExplainedExecutionView(ExecutionSummary):
         return cls.summary_of(stored, message=message)
 
 
+class StatusView(View):
+    """A verdict on a commit, as the provider shows it."""
+
+    commit: str = Field(description="the object id of the commit")
+    context: str = Field(description="its name at the provider", examples=["pushgate/train"])
+    shown: str | None = Field(
+        description="the state that the provider has accepted, in its own words; null if none yet"
+    )
+    is_due: bool = Field(description="whether another attempt to send it follows")
+    problem: str | None = Field(description="why the last attempt failed; null if it did not")
+    tried_at: datetime | None = Field(description="when the last attempt ended; null before the first")
+
+
 class ExplainedView(DeliveryView):
-    """A delivery with its execution requests, in the order of planning."""
+    """A delivery with its execution requests, in the order of planning, and the verdicts on its commits."""
 
     executions: list[ExplainedExecutionView] = Field(description="its execution requests")
+    statuses: list[StatusView] = Field(
+        description="the verdicts that the provider shows; empty if the connection shows none, or if a later"
+        " delivery has led to others on the same commits"
+    )
 
     @classmethod
     def with_executions(
-        cls, recorded: RecordedDelivery | RecordedRefusal, requests: Sequence[ExplainedExecutionView]
+        cls,
+        recorded: RecordedDelivery | RecordedRefusal,
+        requests: Sequence[ExplainedExecutionView],
+        statuses: Sequence[SentStatus] = (),
     ) -> "ExplainedView":
-        """Return the view of a delivery with its requests."""
-        return cls(**dict(DeliveryView.of(recorded)), executions=list(requests))
+        """Return the view of a delivery with its requests and the verdicts on its commits."""
+        shown = [view_of(StatusView, status) for status in statuses]
+        return cls(**dict(DeliveryView.of(recorded)), executions=list(requests), statuses=shown)
 
 
 class DeliveryPage(Page[DeliveryView]):

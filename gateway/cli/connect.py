@@ -47,6 +47,9 @@ HostKeys = Annotated[
 Identity = Annotated[
     str | None, typer.Option(help="An identity whose token is used, if the connection has no credentials.")
 ]
+Statuses = Annotated[
+    bool, typer.Option("--statuses/--no-statuses", help="Show the verdicts on commits at the provider.")
+]
 Register = Annotated[
     bool, typer.Option("--register", help="Register the webhook at the provider; needs --identity.")
 ]
@@ -80,6 +83,7 @@ def connect(
     host_keys: HostKeys = None,
     identity: Identity = None,
     register: Register = False,
+    statuses: Statuses = True,
     network: Networks = None,
     wait: Wait = 15.0,
     force: Force = False,
@@ -114,6 +118,7 @@ def connect(
         "follows": follow or [],
         "networks": network or [],
         "triggers": parse_triggers(trigger or []),
+        "statuses": statuses,
         **_given(optional),
         **({"credentials": _given(credentials)} if any(credentials.values()) else {}),
     }

@@ -49,6 +49,7 @@ class WantedConnection(BaseModel):
     follows: Follows = Field(default_factory=list)
     networks: Networks = Field(default_factory=list)
     identity: Line | None = None
+    statuses: bool = True
     package_format: PackageFormat = "tar.gz"
     force: bool = False
 

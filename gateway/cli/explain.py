@@ -27,7 +27,20 @@ def delivery_tree(delivery: Mapping[str, Any]) -> Tree:
     tree.add(_verdict(delivery) + _because(delivery))
     for update in delivery["updates"]:
         _add_update(tree, update, delivery["executions"])
+    for status in delivery["statuses"]:
+        tree.add(_status(status, delivery["provider"]))
     return tree
+
+
+def _status(status: Mapping[str, Any], provider: str) -> str:
+    """Return what the provider shows of a verdict on a commit."""
+    verdict = f"the verdict {escape(status['context'])} on {short(status['commit'])}"
+    if status["problem"] is not None:
+        outcome = "could not be sent yet" if status["is_due"] else "[red]was refused[/red]"
+        return f"{verdict} {outcome} by {provider}: {escape(status['problem'])}"
+    if status["shown"] is None:
+        return f"{verdict} is being sent to {provider}"
+    return f"{provider} shows {escape(status['shown'])} as {verdict}, since {status['tried_at']}"
 
 
 def _verdict(delivery: Mapping[str, Any]) -> str:

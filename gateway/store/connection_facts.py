@@ -18,6 +18,7 @@ from gateway.store import (
     refusals,
     registrations,
     sources,
+    status_tasks,
 )
 from gateway.store.connections import Connection, SecretDates
 from gateway.store.identities import Identity
@@ -35,7 +36,8 @@ class ConnectionFacts:
 
     `arrived_at` is when its last webhook arrived, `refused` the latest refusal of the last day. The webhook
     of a connection that belongs to a source is that of the source: `registration`, `refused` and
-    `webhook_secrets` are then the source's. `source` is its name.
+    `webhook_secrets` are then the source's. `source` is its name. `status_problem` is why the last attempt to
+    send a verdict failed, if it did.
     """
 
     secrets: list[SecretDates]
@@ -48,6 +50,7 @@ class ConnectionFacts:
     silence: Silence | None = None
     refused: Refusal | None = None
     arrived_at: datetime | None = None
+    status_problem: str | None = None
 
 
 def facts(
@@ -65,6 +68,7 @@ def facts(
     silent = reconciliations.silences(conn, ids)
     stored = deliveries.arrivals(conn, receivers)
     names = sources.names(conn, {one.source for one in found if one.source is not None})
+    unsent = status_tasks.problems(conn, ids)
     refused = refusals.newest(conn, receivers, since=now - _RECENTLY)
     return {
         connection.id: ConnectionFacts(
@@ -77,6 +81,7 @@ def facts(
             registration=registered.get(hooks[connection.id]),
             silence=silent.get(connection.id),
             refused=refused.get(hooks[connection.id]),
+            status_problem=unsent.get(connection.id),
             arrived_at=last(
                 *(stored.get(receiver) for receiver in (connection.id, hooks[connection.id])),
                 # Old deliveries are deleted.

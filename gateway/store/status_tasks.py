@@ -23,6 +23,9 @@ from gateway.store.tables import connections as connection_rows
 MAX_DUE_AHEAD = timedelta(days=1)
 """No verdict or lease is due later; a later time was set by a wrong clock."""
 
+SEPARATOR = "|"
+"""In what describes a sent verdict: behind the provider's word for its state."""
+
 _AFTER_CHANGED = timedelta(milliseconds=1)
 _TASKS = DueTasks(commit_statuses, MAX_DUE_AHEAD, ("connection", "commit", "context"))
 
@@ -65,12 +68,12 @@ class Claimed:
 class SentStatus:
     """What the provider has of a verdict. `problem` is why the last attempt failed, if it did.
 
-    With `is_due`, another attempt follows.
+    `shown` is the state that the provider has accepted, in its words. With `is_due`, another attempt follows.
     """
 
     context: str
     commit: str
-    sent: str | None
+    shown: str | None
     problem: str | None
     tried_at: datetime | None
     is_due: bool
@@ -170,7 +173,10 @@ def of_deliveries(conn: sqlalchemy.Connection, delivery_ids: Collection[str]) ->
     query = select(commit_statuses).where(commit_statuses.c.delivery.in_(delivery_ids))
     found: dict[str, list[SentStatus]] = {}
     for row in conn.execute(query.order_by(commit_statuses.c.context, commit_statuses.c.commit)):
-        status = from_row(SentStatus, row, is_due=row.due_at is not None)
+        is_due = row.due_at is not None
+        has_accepted = row.sent is not None and (row.problem is None or is_due)
+        shown = row.sent.partition(SEPARATOR)[0] if has_accepted else None
+        status = from_row(SentStatus, row, is_due=is_due, shown=shown)
         found.setdefault(row.delivery, []).append(status)
     return found
 

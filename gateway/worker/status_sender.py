@@ -169,7 +169,7 @@ class StatusSender:
 
 def _key(api: StatusApi, status: CommitStatus) -> str:
     """Return what distinguishes the statuses of a context that a provider shows differently."""
-    return f"{api.STATES[status.state]} {status.execution or status.description}"
+    return f"{api.STATES[status.state]}{status_tasks.SEPARATOR}{status.execution or status.description}"
 
 
 def _now() -> datetime:

@@ -189,6 +189,11 @@ class Trigger(BaseModel):
     environment: Name | None = Field(
         default=None, description="the environment to run in, instead of the step's"
     )
+    required: bool = Field(
+        default=False,
+        description="whether the git server requires its verdict: a commit whose ref matches, but not its"
+        " paths, author or message, gets the verdict `skipped`, so that it can be merged",
+    )
     lane: Lane | None = Field(default=None, description="the priority lane of the requests")
     policy: Literal["every", "latest"] = Field(
         default="every",
@@ -218,11 +223,15 @@ class Trigger(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TriggerMatch:
-    """Whether a trigger matches a ref update; `reason` names the condition that decided."""
+    """Whether a trigger matches a ref update; `reason` names the condition that decided.
+
+    If it is `skipped`, the trigger is required, and the ref matches, but not the commit.
+    """
 
     trigger: str
     matched: bool
     reason: str
+    skipped: bool = False
 
 
 def read_triggers(given: Iterable[Any]) -> tuple[Trigger, ...]:
@@ -292,13 +301,14 @@ def need_paths(triggers: Sequence[Trigger]) -> bool:
 
 def match(trigger: Trigger, move: MoveFacts) -> TriggerMatch:
     """Return whether a ref update matches the trigger, and why."""
-    mismatches = (check(trigger, move) for check in (_event, _name, _skip, _texts))
+    if of_ref := _event(trigger, move) or _name(trigger, move):
+        return TriggerMatch(trigger=trigger.name, matched=False, reason=of_ref)
     changed = next(iter(_paths(trigger.paths).match_files(move.paths)), None) if trigger.paths else None
-    reason = next((mismatch for mismatch in mismatches if mismatch is not None), None)
-    if reason is None and trigger.paths and changed is None and move.paths_complete:
-        reason = f"no changed path matches {', '.join(trigger.paths)}"
-    if reason is not None:
-        return TriggerMatch(trigger=trigger.name, matched=False, reason=reason)
+    of_commit = _skip(trigger, move) or _texts(trigger, move)
+    if of_commit is None and trigger.paths and changed is None and move.paths_complete:
+        of_commit = f"no changed path matches {', '.join(trigger.paths)}"
+    if of_commit is not None:
+        return TriggerMatch(trigger=trigger.name, matched=False, reason=of_commit, skipped=trigger.required)
     why = f"{_shown_name(move)} matches"
     if changed is not None:
         why += f", and so does the changed path {printable(changed)}"

@@ -53,7 +53,15 @@ class Expected:
 def expect(
     conn: sqlalchemy.Connection, connection: str, expected: Sequence[Expected], *, now: datetime
 ) -> None:
-    """Store the verdicts of a ref update, in place of earlier ones in the same contexts."""
+    """Store the verdicts of a ref update, in place of earlier ones in the same contexts.
+
+    A skipped trigger leaves the verdict of an execution that another ref with the commit has led to.
+    """
+    if any(one.outcome == "skipped" for one in expected):
+        known = _with_executions(conn, connection, {one.commit for one in expected})
+        expected = [
+            one for one in expected if one.outcome != "skipped" or (one.commit, one.context) not in known
+        ]
     if not expected:
         return
     ids = [one.request for one in expected if one.request is not None]
@@ -77,6 +85,15 @@ def expect(
         for one in expected
     ]
     upsert_rows(conn, commit_statuses, ("connection", "commit", "context"), rows)
+
+
+def _with_executions(
+    conn: sqlalchemy.Connection, connection: str, commits: Collection[str]
+) -> set[tuple[str, str]]:
+    """Return the commits and contexts whose verdict is that of an execution."""
+    table = commit_statuses
+    mine = table.c.connection == connection, table.c.commit.in_(commits), table.c.execution.is_not(None)
+    return {(row.commit, row.context) for row in conn.execute(select(table).where(*mine))}
 
 
 def end_fetch_failure(conn: sqlalchemy.Connection, connection: str, commit: str) -> None:

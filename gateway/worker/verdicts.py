@@ -82,6 +82,10 @@ def _expected(connection: Connection, settlement: Settlement, commit: str) -> It
             file=None if line is None else connection.yaml_path,
             line=line,
         )
+    for verdict in settlement.verdicts:
+        if verdict.get("skipped"):
+            context = context_of(verdict["trigger"])
+            yield Expected(**common, context=context, outcome="skipped", reason=verdict["reason"])
     if settlement.state == "failed" and not failed:
         yield Expected(**common, context=FETCH_CONTEXT, outcome="error", reason=settlement.reason)
 

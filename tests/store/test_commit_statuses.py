@@ -258,3 +258,15 @@ def test_a_settlement_may_repeat_what_is_shown(database: Database) -> None:
         commit_statuses.expect(conn, "c1", [replace(verdict)], now=LATER)
     again = claimed(database)
     assert (again.sent, again.memory) == (SENT, {"id": 3})
+
+
+def test_a_skipped_trigger_leaves_the_verdict_of_an_execution(database: Database) -> None:
+    """Another ref with the same commit has led to it; a commit without one is skipped."""
+    connected(database)
+    settled(database, ORIGIN, A, "r1")
+    settled(database, A, B, outcome="skipped", reason="no path matches")
+    settled(database, B, A, outcome="skipped", reason="no path matches")
+    found = {one.verdict.commit: one.verdict for one in (claimed(database), claimed(database))}
+    assert found[A].execution is not None
+    assert found[B].outcome == "skipped"
+    assert claim(database) is None

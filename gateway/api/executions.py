@@ -20,7 +20,7 @@ from gateway.messages.execution_states import ExecutionState
 from gateway.packages.signing import PackageSigner
 from gateway.packages.storage import PackageStorage
 from gateway.publish.status_urls import StatusUrls
-from gateway.store import deliveries, executions, runs
+from gateway.store import deliveries, executions, reruns, runs
 from gateway.store.database import Database
 from gateway.store.executions import StoredRequest, expired_package
 from gateway.store.notify import Notifier
@@ -72,6 +72,14 @@ class Executions:
                 path="/executions/{id}/republish",
                 endpoint=self.republish_execution,
                 status=202,
+                errors=(409,),
+            ),
+            Operation(
+                method="POST",
+                path="/executions/{id}/rerun",
+                endpoint=self.rerun_execution,
+                status=201,
+                query=("key",),
                 errors=(409,),
             ),
         ]
@@ -147,15 +155,33 @@ class Executions:
                 "no broker is configured: set PUSHGATE_AMQP_URL, and pending requests are published"
             )
         request_id = request.path_params["id"]
-        stored = await self.database.read(executions.get, request_id)
-        kept = stored.package
-        if kept is not None and await self.storage.size(kept.object) != kept.size:
-            raise Conflict(expired_package(stored))
-        again = await self.database.write(executions.republish, request_id, now=datetime.now(UTC))
+        await self._check_package(request_id)
+        again = await self.database.write(reruns.republish, request_id, now=datetime.now(UTC))
         log.info("execution republished", id=again.id, connection=again.connection, redrives=again.redrives)
         self.requests.notify()
         [view] = await self.views([again])
         return view
+
+    async def rerun_execution(self, request: Request) -> ExecutionView:
+        """`POST /executions/{id}/rerun`: run an execution again, as a new one that names it.
+
+        Calls with the same `key` make one re-run, and calls without a key one each.
+        """
+        request_id = request.path_params["id"]
+        await self._check_package(request_id)
+        key = request.query_params.get("key")
+        again = await self.database.write(reruns.rerun, request_id, now=datetime.now(UTC), key=key)
+        log.info("execution re-run", id=again.id, rerun_of=request_id, connection=again.connection)
+        self.requests.notify()
+        [view] = await self.views([again])
+        return view
+
+    async def _check_package(self, request_id: str) -> None:
+        """Raise `Conflict` if the storage no longer has the package of a request."""
+        stored = await self.database.read(executions.get, request_id)
+        kept = stored.package
+        if kept is not None and await self.storage.size(kept.object) != kept.size:
+            raise Conflict(expired_package(stored))
 
     async def stream_executions(self, request: Request) -> Response:
         """`GET /executions/stream`: stream new requests and reports as server-sent events.

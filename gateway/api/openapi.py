@@ -100,6 +100,10 @@ _QUERY: dict[str, dict[str, Any]] = {
         "schema": {"type": "integer", "minimum": 1, "maximum": 200, "default": 50},
     },
     "cursor": {"description": "the `next` of the previous page"},
+    "key": {
+        "description": "a text of your choice: repetitions of the call with the same key change nothing",
+        "example": "1",
+    },
     "wait": {
         "description": "how many seconds the answer waits for a worker to read the remote",
         "schema": {"type": "number", "minimum": 0, "maximum": MAX_WAIT_SECONDS, "default": 3},

@@ -325,6 +325,10 @@ class ExecutionSummary(View):
     redrives: int = Field(description="how often an operator has republished the request")
     republished_at: datetime | None = Field(description="when that was last requested; null if it never was")
     run: RunView | None = Field(description="what runners have reported; null if nothing")
+    rerun_of: str | None = Field(
+        description="the id of the execution that this one runs again; null for a first run"
+    )
+    rerun_by: list[str] = Field(description="the ids of the executions that run this one again, oldest first")
 
     @classmethod
     def summary_of(cls, stored: StoredRequest, **given: Any) -> Self:

@@ -121,6 +121,9 @@ class ExecutionRequest(Part):
     submodules: tuple[Submodule, ...] = Field(default=(), description="with their commits")
     pull_request: PullRequest | None = Field(default=None, description="null for a push")
     merge_group: MergeGroup | None = Field(default=None, description="null unless a merge queue asked")
+    rerun_of: str | None = Field(
+        default=None, description="the id of the request that this one runs again; null for a first run"
+    )
     # The last field: see gateway/publish/status_urls.py.
     status_url: str | None = Field(
         default=None,
@@ -145,6 +148,11 @@ def execution_id(
     """
     facts = json.dumps([connection, ref, generation, before, after, trigger])
     return str(uuid.uuid5(_NAMESPACE, facts))
+
+
+def rerun_id(execution: str, key: str | int) -> str:
+    """Return the id of a request that runs another one again; `key` distinguishes those of the same one."""
+    return str(uuid.uuid5(_NAMESPACE, json.dumps(["rerun", execution, key])))
 
 
 def schema() -> dict[str, Any]:

@@ -9,7 +9,7 @@ EventName = Literal["push.fetched", "delivery.failed"]
 
 EXECUTION_REQUESTED = "execution.requested"
 EXECUTION_REQUEST_SCHEMA = "execution-request"
-EXECUTION_REQUEST_VERSION = "1.2"
+EXECUTION_REQUEST_VERSION = "1.3"
 """The schema's version: each field that is added increments the second number."""
 
 EXECUTION_STATUS = "execution.status"

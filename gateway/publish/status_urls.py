@@ -15,6 +15,10 @@ VALID_FOR = timedelta(days=30)
 
 # How a planned body ends: `status_url` is the last field. In bodies of earlier versions it is missing.
 _PLANNED = b',"status_url":null}'
+# The field before it, which is missing in bodies of earlier versions too, and stands behind the package: see
+# gateway/messages/packages.py.
+_RERUN_OF = b'"rerun_of":'
+_PACKAGE = b'"package":'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +38,8 @@ class StatusUrls:
         # Not both: the field before it may be an object.
         end = _PLANNED if stored.body.endswith(_PLANNED) else b"}"
         planned = stored.body.removesuffix(end)
+        if planned.rfind(_RERUN_OF) <= planned.rfind(_PACKAGE):
+            planned += b"," + _RERUN_OF + b"null"
         return replace(stored, body=planned + b',"status_url":' + json.dumps(url).encode() + b"}")
 
 

@@ -11,11 +11,12 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 import sqlalchemy
-from sqlalchemy import Select, bindparam, select, update
+from sqlalchemy import Select, bindparam, func, select, update
 
 from gateway.store.bulk_sql import upsert_rows
 from gateway.store.execution_tables import executions
 from gateway.store.run_tables import commit_statuses
+from gateway.store.tables import ref_updates
 from gateway.text.escape import storable
 
 FETCH_CONTEXT = "pushgate"
@@ -27,6 +28,17 @@ CHANGED = datetime(2000, 1, 1, tzinfo=UTC)
 _CHANGED: dict[str, Any] = {"due_at": CHANGED, "attempts": 0}
 _NUMBERS = select(executions.c.id, executions.c.seq).where(
     executions.c.id.in_(bindparam("ids", expanding=True))
+)
+_RERUN = (
+    select(
+        executions.c.seq,
+        executions.c.connection,
+        executions.c.delivery,
+        executions.c.trigger,
+        func.coalesce(ref_updates.c.peeled, ref_updates.c.after).label("commit"),
+    )
+    .join(ref_updates, ref_updates.c.seq == executions.c.ref_update)
+    .where(executions.c.id == bindparam("its_id"))
 )
 
 
@@ -94,6 +106,23 @@ def _with_executions(
     table = commit_statuses
     mine = table.c.connection == connection, table.c.commit.in_(commits), table.c.execution.is_not(None)
     return {(row.commit, row.context) for row in conn.execute(select(table).where(*mine))}
+
+
+def context_of(trigger: str) -> str:
+    """Return the context of a trigger: the same for every commit, so that providers can require it."""
+    return f"{FETCH_CONTEXT}/{trigger}"
+
+
+def show_rerun(conn: sqlalchemy.Connection, execution: str) -> None:
+    """Show a re-run in place of the execution that it runs again, if the connection shows verdicts."""
+    [rerun] = conn.execute(_RERUN, {"its_id": execution})
+    mine = (
+        commit_statuses.c.connection == rerun.connection,
+        commit_statuses.c.commit == rerun.commit,
+        commit_statuses.c.context == context_of(rerun.trigger),
+    )
+    shown = {"execution": rerun.seq, "delivery": rerun.delivery, "outcome": None, **_CHANGED}
+    conn.execute(update(commit_statuses).where(*mine).values(shown))
 
 
 def end_fetch_failure(conn: sqlalchemy.Connection, connection: str, commit: str) -> None:

@@ -25,6 +25,8 @@ executions = Table(
     Column("published_at", Instant),
     Column("redrives", Integer, nullable=False, server_default=text("0")),
     Column("republished_at", Instant),
+    Column("rerun_of", Text),
+    Column("cancel_requested_at", Instant),
     Index("ix_executions_connection_seq", "connection", "seq"),
     Index("ix_executions_state_seq", "state", "seq"),
     Index("ix_executions_connection_state_seq", "connection", "state", "seq"),

@@ -1,6 +1,5 @@
 """Execution requests: what was planned, and whether the broker has confirmed it. This table is the outbox."""
 
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -21,9 +20,9 @@ from sqlalchemy import (
     update,
 )
 
-from gateway.errors import Conflict, Invalid, NotFound
+from gateway.errors import Invalid, NotFound
 from gateway.messages.execution_states import ExecutionState, OutboxState, Run, shown
-from gateway.messages.packages import PlannedPackage, package_in, with_package
+from gateway.messages.packages import package_in
 from gateway.store import outages, packages, runs
 from gateway.store.execution_tables import execution_bodies, executions
 from gateway.store.packages import KeptPackage
@@ -31,7 +30,6 @@ from gateway.store.publishing_lanes import SINGLE, PublishingLane
 from gateway.store.rows import from_row
 
 _ENDED_UNPUBLISHED = ("undeliverable", "dropped")
-_REPUBLISHABLE = ("published", "undeliverable")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +38,7 @@ class NewRequest:
 
     `target` is the name of the step or pipeline, `subject` a description for people, `lane` the priority lane
     of its trigger, if any; `is_latest_only` is True if it supersedes the requests of earlier commits of its
-    ref.
+    ref. `rerun_of` is the id of the request that it runs again, if any.
     """
 
     id: str
@@ -53,6 +51,7 @@ class NewRequest:
     body: bytes
     lane: str | None = None
     is_latest_only: bool = False
+    rerun_of: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +60,10 @@ class StoredRequest:
 
     `seq` is the order in which requests were planned, `ref_update` the number of the ref update of the
     request. `reason` is the broker's last refusal, if any. `redrives` counts how often it was republished,
-    the last time at `republished_at`. `package` is the stored package that the body names, unless it has
-    expired. `run` is what runners have reported, if anything; the relay does not read it.
+    the last time at `republished_at`. `cancel_requested_at` is when an operator cancelled it. `package` is
+    the stored package that the body names, unless it has expired. `run` is what runners have reported, if
+    anything; `rerun_by` has the ids of the requests that run this one again, oldest first. The relay reads
+    neither.
     """
 
     seq: int
@@ -83,8 +84,11 @@ class StoredRequest:
     superseded_by: str | None = None
     redrives: int = 0
     republished_at: datetime | None = None
+    rerun_of: str | None = None
+    cancel_requested_at: datetime | None = None
     package: KeptPackage | None = None
     run: Run | None = None
+    rerun_by: Sequence[str] = ()
 
     @property
     def shown_state(self) -> ExecutionState:
@@ -102,6 +106,16 @@ _INSERT_BODY = insert(execution_bodies).from_select(
     select(executions.c.seq, bindparam("its_body", type_=execution_bodies.c.body.type)).where(
         executions.c.id == bindparam("its_id")
     ),
+)
+
+# By the ref update, which has an index: a re-run has that of the request that it runs again.
+_RERUNS = (
+    select(executions.c.rerun_of, executions.c.id)
+    .where(
+        executions.c.ref_update.in_(bindparam("updates", expanding=True)),
+        executions.c.rerun_of.in_(bindparam("ids", expanding=True)),
+    )
+    .order_by(executions.c.seq)
 )
 
 # Each connection has at most one refused request: those behind it are not tried.
@@ -152,6 +166,7 @@ def _row(request: NewRequest, *, ref_update: int, now: datetime) -> dict[str, An
         "policy": "latest" if request.is_latest_only else "every",
         "state": "pending",
         "planned_at": now,
+        "rerun_of": request.rerun_of,
     }
 
 
@@ -216,60 +231,12 @@ def drop(conn: sqlalchemy.Connection, request_id: str) -> StoredRequest:
     return get(conn, request_id)
 
 
-def republish(conn: sqlalchemy.Connection, request_id: str, *, now: datetime) -> StoredRequest:
-    """Make a request pending again under its id, with a new run. Raise `NotFound` or `Conflict`."""
-    stored = get(conn, request_id)
-    if stored.state not in _REPUBLISHABLE:
-        raise Conflict(_WHY_NOT_REPUBLISHED[stored.state])
-    planned = package_in(stored.body)
-    if planned is not None:
-        kept = stored.package or _built_again(conn, stored, planned.format, now=now)
-        packages.touch(conn, kept.id, kept.format, now=now)
-    runs.forget(conn, stored.seq)
-    again = {"state": "pending", "reason": None, "redrives": executions.c.redrives + 1, "republished_at": now}
-    its_state = executions.c.id == request_id, executions.c.state == stored.state
-    if conn.execute(update(executions).where(*its_state).values(again)).rowcount == 0:
-        raise Conflict(_WHY_NOT_REPUBLISHED["pending"])
-    return get(conn, request_id)
-
-
-def _built_again(
-    conn: sqlalchemy.Connection, stored: StoredRequest, package_format: str, *, now: datetime
-) -> KeptPackage:
-    """Return the package that a replay has built for an expired one, and name it in the body.
-
-    It has another id if the rules of packing have changed, or the connection's `yaml_path`. Raise `Conflict`
-    if the commit has no package.
-    """
-    kept = packages.built_from(
-        conn,
-        connection=stored.connection,
-        commit=json.loads(stored.body)["commit"]["id"],
-        package_format=package_format,
-    )
-    if kept is None:
-        raise Conflict(expired_package(stored))
-    again = PlannedPackage(id=kept.id, format=kept.format, sha256=kept.sha256, size=kept.size)
-    body = with_package(stored.body, again.unsigned("", now=now))
-    its_body = update(execution_bodies).where(execution_bodies.c.execution == stored.seq)
-    conn.execute(its_body.values(body=body))
-    return kept
-
-
 def expired_package(stored: StoredRequest) -> str:
     """Return the sentence about a request whose package has expired."""
     return (
         f"its package has expired: replay delivery {stored.delivery}, which builds the package again; then"
-        " republish the execution, unless it is pending already"
+        " republish or re-run the execution, unless it is pending already"
     )
-
-
-_WHY_NOT_REPUBLISHED = {
-    "pending": "the execution is pending: it is published as soon as the broker accepts it",
-    "superseded": "a later commit has superseded the execution, which was never published: republish that of"
-    " the later commit",
-    "dropped": "an operator has dropped the execution: replay its delivery to publish it after all",
-}
 
 
 def _still_pending(request_id: str) -> Update:
@@ -434,16 +401,32 @@ def _records(
     its_body = chosen.c.seq == execution_bodies.c.execution
     rows = conn.execute(select(chosen, body).join_from(chosen, execution_bodies, its_body)).all()
     reported = runs.of(conn, [row.seq for row in rows]) if with_runs else {}
-    return sorted(_requests(conn, rows, reported), key=attrgetter("seq"))
+    again = _reruns(conn, rows) if with_runs else {}
+    return sorted(_requests(conn, rows, reported, again), key=attrgetter("seq"))
+
+
+def _reruns(
+    conn: sqlalchemy.Connection, rows: Sequence[Row[*tuple[Any, ...]]]
+) -> Mapping[str, Sequence[str]]:
+    """Return the ids of the requests that run those of rows again, by the ids of these."""
+    given = {"updates": list({row.ref_update for row in rows}), "ids": [row.id for row in rows]}
+    found: dict[str, list[str]] = {}
+    for first, again in conn.execute(_RERUNS, given):
+        found.setdefault(first, []).append(again)
+    return found
 
 
 def _requests(
-    conn: sqlalchemy.Connection, rows: Sequence[Row[*tuple[Any, ...]]], reported: Mapping[int, Run]
+    conn: sqlalchemy.Connection,
+    rows: Sequence[Row[*tuple[Any, ...]]],
+    reported: Mapping[int, Run],
+    again: Mapping[str, Sequence[str]],
 ) -> Iterator[StoredRequest]:
-    """Yield the requests of rows with their stored packages and their runs."""
+    """Yield the requests of rows with their stored packages, their runs and their re-runs."""
     planned = [package_in(row.body) for row in rows]
     keys = {package.key for package in planned if package is not None}
     kept = packages.find(conn, keys) if keys else {}
     for row, package in zip(rows, planned, strict=True):
         its_package = None if package is None else kept.get(package.key)
-        yield from_row(StoredRequest, row, package=its_package, run=reported.get(row.seq))
+        more = {"run": reported.get(row.seq), "rerun_by": again.get(row.id, ())}
+        yield from_row(StoredRequest, row, package=its_package, **more)

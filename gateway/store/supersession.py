@@ -18,8 +18,8 @@ from gateway.store.tables import ref_updates, refs
 
 # How many of a connection's newest requests are searched for a request of a later move.
 _RECENT = 200
-# An operator has decided that a republished request is executed, whatever came later.
-_IS_FIRST = executions.c.redrives == 0
+# An operator has decided that a republished request, or a re-run, is executed, whatever came later.
+_IS_FIRST = (executions.c.redrives == 0) & executions.c.rerun_of.is_(None)
 
 
 def supersede(

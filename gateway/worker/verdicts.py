@@ -6,7 +6,7 @@ from typing import Any
 from gateway.messages.execution_states import ExecutionState
 from gateway.plan.manifest import line_of
 from gateway.provider_apis.statuses import Annotation, CommitStatus, StatusState
-from gateway.store.commit_statuses import FETCH_CONTEXT, Expected
+from gateway.store.commit_statuses import FETCH_CONTEXT, Expected, context_of
 from gateway.store.connections import Connection
 from gateway.store.executions import StoredRequest
 from gateway.store.status_tasks import Verdict
@@ -43,11 +43,6 @@ _DESCRIPTIONS: Mapping[ExecutionState, str] = {
 
 
 _MAX_DIGITS = 9
-
-
-def context_of(trigger: str) -> str:
-    """Return the context of a trigger: the same for every commit, so that providers can require it."""
-    return f"{FETCH_CONTEXT}/{trigger}"
 
 
 def expected(connection: Connection, settlement: Settlement) -> tuple[Expected, ...]:

@@ -52,7 +52,7 @@ def read_by_cloudevents(made: Message) -> CloudEvent:
 @pytest.mark.parametrize(
     ("stored", "kind", "schema"),
     [
-        (request("1"), "execution.requested", "execution-request-1.2"),
+        (request("1"), "execution.requested", "execution-request-1.3"),
         (event("1"), "push.fetched", "push-fetched-1.0"),
         (event("1", name="delivery.failed"), "delivery.failed", "delivery-failed-1.0"),
     ],
@@ -92,7 +92,7 @@ def test_the_javascript_library_reads_messages_in_both_modes(pytestconfig: pytes
         assert read["id"] == "1"
         assert read["type"] == TYPE
         assert read["source"] == "https://push.example/api/v1/connections/c1"
-        assert read["dataschema"].endswith("/execution-request-1.2.json")
+        assert read["dataschema"].endswith("/execution-request-1.3.json")
         assert read["partitionkey"] == "c1"
         assert read["data"] == {"project": "digits"}
     assert len(found) == 2
@@ -110,7 +110,7 @@ def test_in_structured_mode_the_body_is_the_envelope() -> None:
         "type": "dev.pushgate.execution.requested.v1",
         "subject": "train at 1234567",
         "time": "2026-11-23T09:00:00+00:00",
-        "dataschema": "https://pushgate.dev/schemas/execution-request-1.2.json",
+        "dataschema": "https://pushgate.dev/schemas/execution-request-1.3.json",
         "partitionkey": "c1",
         "datacontenttype": "application/json",
         "traceparent": traceparent(request("1")),
@@ -148,7 +148,7 @@ def test_a_request_is_a_cloudevent_in_binary_mode() -> None:
         "ce-type": "dev.pushgate.execution.requested.v1",
         "ce-subject": "train at 1234567",
         "ce-time": "2026-11-23T09:00:00+00:00",
-        "ce-dataschema": "https://pushgate.dev/schemas/execution-request-1.2.json",
+        "ce-dataschema": "https://pushgate.dev/schemas/execution-request-1.3.json",
         "ce-partitionkey": "c1",
         "ce-traceparent": traceparent(request("r1")),
         "traceparent": traceparent(request("r1")),

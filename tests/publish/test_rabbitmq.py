@@ -50,7 +50,7 @@ def test_a_published_request_arrives_with_everything_that_the_contract_names(
             "ce-type": "dev.pushgate.execution.requested.v1",
             "ce-subject": "train at 1234567",
             "ce-time": "2026-11-23T09:00:00+00:00",
-            "ce-dataschema": "https://pushgate.dev/schemas/execution-request-1.2.json",
+            "ce-dataschema": "https://pushgate.dev/schemas/execution-request-1.3.json",
             "ce-partitionkey": "c1",
             "ce-traceparent": traceparent(request("r1")),
             "traceparent": traceparent(request("r1")),

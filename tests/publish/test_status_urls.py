@@ -57,11 +57,13 @@ def test_a_republished_request_gets_another_url() -> None:
 
 
 def test_a_request_that_an_earlier_version_planned_gets_a_url_too() -> None:
-    """Its body has no such field; a field of this name in valohai.yaml is left alone."""
-    definition = '{"name":"train","status_url":null}'
-    former = f'{{"id":"r1","execution":{{"definition":{definition}}},"merge_group":null}}'
+    """Its body lacks the last fields; fields of these names in valohai.yaml are left alone."""
+    definition = '{"name":"train","rerun_of":"x","status_url":null}'
+    former = f'{{"id":"r1","execution":{{"definition":{definition}}},"package":null,"merge_group":null}}'
     message = json.loads(URLS.completed(replace(request("r1"), body=former.encode()), now=NOW).body)
     assert message.pop("status_url").startswith("https://push.example/a/api/v1/executions/r1/status?")
+    assert list(message)[-1] == "rerun_of"
+    assert message.pop("rerun_of") is None
     assert message == json.loads(former)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.errors import Conflict, NotFound
 from gateway.messages.execution_status import ExecutionStatus
-from gateway.store import executions, packages, runs, supersession, work_queue
+from gateway.store import executions, packages, reruns, runs, supersession, work_queue
 from gateway.store.database import Database
 from gateway.store.runs import Outcome
 from testing.records import NOW, A, B, connection
@@ -30,16 +30,16 @@ def test_a_request_is_published_again_under_its_id(two_moves: Database) -> None:
     for name, state in {"d1-a": "dropped", "d1-b": "published", "d2-a": "undeliverable"}.items():
         end(two_moves, name, state)
     with two_moves.writing() as conn:
-        first = executions.republish(conn, "d1-b", now=LATER)
+        first = reruns.republish(conn, "d1-b", now=LATER)
         assert (first.state, first.reason, first.redrives) == ("pending", None, 1)
         assert (first.planned_at, first.published_at, first.republished_at) == (NOW, NOW, LATER)
-        second = executions.republish(conn, "d2-a", now=LATER)
+        second = reruns.republish(conn, "d2-a", now=LATER)
         assert (second.reason, second.published_at) == (None, None)
         waiting = executions.pending(conn, limit=9, without=())
         assert [one.id for one in waiting] == ["d1-b", "d2-a", "d2-b"]
         assert work_queue.backlog(conn).oldest_request == LATER
         executions.record(conn, published=["d1-b"], refused={}, undeliverable={}, now=LATER + MINUTE)
-        again = executions.republish(conn, "d1-b", now=LATER + 2 * MINUTE)
+        again = reruns.republish(conn, "d1-b", now=LATER + 2 * MINUTE)
     assert (again.redrives, again.republished_at) == (2, LATER + 2 * MINUTE)
     assert again.published_at == LATER + MINUTE
     assert {name: one.redrives for name, one in stored(two_moves).items()} == {
@@ -56,7 +56,7 @@ def test_what_is_republished_gets_a_new_run(two_moves: Database) -> None:
     failed = ExecutionStatus(id="d2-b", state="failed", at=NOW, sequence=9)
     with two_moves.writing() as conn:
         runs.record(conn, [failed], now=NOW)
-        again = executions.republish(conn, "d2-b", now=LATER)
+        again = reruns.republish(conn, "d2-b", now=LATER)
         assert (again.run, again.shown_state) == (None, "pending")
         accepted = ExecutionStatus(id="d2-b", state="accepted", at=NOW, sequence=1)
         assert runs.record(conn, [accepted], now=NOW) == [Outcome(state="accepted", is_change=True)]
@@ -72,9 +72,9 @@ def test_what_cannot_be_republished_says_why(two_moves: Database) -> None:
         ("d2-b", "an operator has dropped the execution: replay its delivery"),
     ):
         with two_moves.writing() as conn, pytest.raises(Conflict, match=reason):
-            executions.republish(conn, name, now=LATER)
+            reruns.republish(conn, name, now=LATER)
     with two_moves.writing() as conn, pytest.raises(NotFound):
-        executions.republish(conn, "no such", now=LATER)
+        reruns.republish(conn, "no such", now=LATER)
     assert {one.redrives for one in stored(two_moves).values()} == {0}
 
 
@@ -82,7 +82,7 @@ def test_what_is_republished_is_not_superseded(two_moves: Database) -> None:
     """An operator has decided that it runs, whatever was pushed later."""
     end(two_moves, "d1-a", "published")
     with two_moves.writing() as conn:
-        executions.republish(conn, "d1-a", now=LATER)
+        reruns.republish(conn, "d1-a", now=LATER)
     supersede(two_moves, "d2-a", generation=2)
     supersede(two_moves, "d1-a", generation=1)
     with two_moves.writing() as conn:
@@ -106,11 +106,11 @@ def test_a_request_is_read_with_its_package(database: Database) -> None:
     assert [stored(database)[name].package for name in ("r1", "r2", "r3")] == [kept, None, None]
     with database.writing() as conn:
         used = replace(kept, last_used_at=LATER)
-        assert executions.republish(conn, "r1", now=LATER).package == used
-        assert executions.republish(conn, "r3", now=LATER).state == "pending"
+        assert reruns.republish(conn, "r1", now=LATER).package == used
+        assert reruns.republish(conn, "r3", now=LATER).state == "pending"
     expired = "its package has expired: replay delivery d1, which builds the package again"
     with database.writing() as conn, pytest.raises(Conflict, match=expired):
-        executions.republish(conn, "r2", now=LATER)
+        reruns.republish(conn, "r2", now=LATER)
     assert stored(database)["r2"].state == "published"
 
 
@@ -126,9 +126,9 @@ def test_a_package_that_was_built_by_other_rules_replaces_an_expired_one(databas
     with database.writing() as conn:
         kept = packages.keep(conn, PACKAGE, BUILD)
     with database.writing() as conn, pytest.raises(Conflict, match="its package has expired"):
-        executions.republish(conn, "r2", now=LATER)
+        reruns.republish(conn, "r2", now=LATER)
     with database.writing() as conn:
-        again = executions.republish(conn, "r1", now=LATER)
+        again = reruns.republish(conn, "r1", now=LATER)
     assert again.package == replace(kept, last_used_at=LATER)
     message = json.loads(again.body)
     assert (message["package"]["id"], message["package"]["sha256"], message["x"]) == (kept.id, kept.sha256, 1)

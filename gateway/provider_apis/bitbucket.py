@@ -168,7 +168,7 @@ def has_file(clone_url: str, path: str, branch: str | None) -> Operation[bool]:
 
     The default branch, and a branch with a slash in its name, take another request.
     """
-    home = _home(Place(clone_url))
+    home = repository_path(Place(clone_url))
     if branch is None:
         answer = yield ApiRequest(method="GET", path=home, right=_READ, may_be_missing=True)
         if answer.status != HTTPStatus.NOT_FOUND:
@@ -203,7 +203,8 @@ def _workspace(place: Place) -> str:
     return place.owner("bitbucket").name
 
 
-def _home(place: Place) -> str:
+def repository_path(place: Place) -> str:
+    """Return the path of a repository, or of a workspace."""
     if place.scope == "owner":
         return f"/workspaces/{quote(_workspace(place), safe='')}"
     _, path = host_and_path(place.url)
@@ -211,7 +212,7 @@ def _home(place: Place) -> str:
 
 
 def _hooks(place: Place) -> str:
-    return f"{_home(place)}/hooks"
+    return f"{repository_path(place)}/hooks"
 
 
 def _hook(place: Place, webhook_id: str) -> str:

@@ -143,7 +143,7 @@ def test(place: Place, webhook_id: str) -> Operation[bool]:
 
 def repositories(place: Place) -> Operation[Sequence[ListedRepository]]:
     """Return all repositories of a project. The list does not show their default branches."""
-    found = yield from _pages(f"{_home(place)}/repos", _Page[_Repository], place, right=_READ)
+    found = yield from _pages(f"{repository_path(place)}/repos", _Page[_Repository], place, right=_READ)
     server = place.owner("bitbucket-server").server
     return [
         ListedRepository(
@@ -158,7 +158,7 @@ def repositories(place: Place) -> Operation[Sequence[ListedRepository]]:
 
 def has_file(clone_url: str, path: str, branch: str | None) -> Operation[bool]:
     """Return whether a branch has a file."""
-    path = f"{_home(Place(clone_url))}/browse/{quote(path)}"
+    path = f"{repository_path(Place(clone_url))}/browse/{quote(path)}"
     # Only the type of the entry, without its content.
     query = {"type": "true", **({"at": _HEADS + branch} if branch else {})}
     answer = yield ApiRequest(method="GET", path=path, query=query, right=_READ, may_be_missing=True)
@@ -179,7 +179,8 @@ def _pages(path: str, model: type[_Page[T]], place: Place, *, right: str) -> Ope
     return found
 
 
-def _home(place: Place) -> str:
+def repository_path(place: Place) -> str:
+    """Return the path of a repository, or of a project."""
     if place.scope == "owner":
         return f"/projects/{quote(place.owner('bitbucket-server').name, safe='')}"
     _, path = host_and_path(place.url)
@@ -188,7 +189,7 @@ def _home(place: Place) -> str:
 
 
 def _hooks(place: Place) -> str:
-    return f"{_home(place)}/webhooks"
+    return f"{repository_path(place)}/webhooks"
 
 
 def _hook(place: Place, webhook_id: str) -> str:

@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 from functools import cache
 from http import HTTPStatus
 from typing import Any, Protocol, cast
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import httpx2
 from pydantic import BaseModel, ValidationError
@@ -152,6 +152,8 @@ class ApiClient:
             raise ApiUnavailable(f"cannot reach {self._host} ({error}); try again later") from None
 
     def _url(self, path: str) -> str:
+        if path.startswith("../"):
+            return urljoin(f"{self._base_url}/", path)
         if "://" not in path:
             return f"{self._base_url}/{path.removeprefix('/')}"
         if not path.startswith(f"{self._base_url}/"):

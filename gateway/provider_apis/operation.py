@@ -48,11 +48,12 @@ class ApiRefused(ApiError):
 class ApiRequest:
     """A request. `path` is quoted, and relative to the base URL of the API.
 
-    `path` may be an absolute URL, such as the address of a next page, if it begins with the base URL. `right`
-    names the right that the identity needs, in the provider's words; it is empty if the request needs no
-    credential. `body` is sent as JSON, `form` as the fields of a form, `content` as it is. `headers` are sent
-    beside those of the identity. If `may_be_missing`, 404 is an answer; otherwise, the error says that there
-    is no such `subject`. A request that `is_sign_in` obtains a token, and creates nothing else.
+    `path` may be an absolute URL, such as the address of a next page, if it begins with the base URL; it
+    begins with `../` for another API of the server. `right` names the right that the identity needs, in the
+    provider's words; it is empty if the request needs no credential. `body` is sent as JSON, `form` as the
+    fields of a form, `content` as it is. `headers` are sent beside those of the identity. If
+    `may_be_missing`, 404 is an answer; otherwise, the error says that there is no such `subject`. A request
+    that `is_sign_in` obtains a token, and creates nothing else.
     """
 
     method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]

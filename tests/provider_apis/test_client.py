@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse, Response
 from gateway.errors import RemoteUnavailable
 from gateway.provider_apis import github
 from gateway.provider_apis.budget import Budget
-from gateway.provider_apis.operation import ApiLimited, ApiRefused, ApiUnavailable
+from gateway.provider_apis.operation import ApiLimited, ApiRefused, ApiRequest, ApiUnavailable, Operation
 from gateway.provider_apis.webhooks import Place
 from testing.provider_apis.fake import refusal, serving
 from testing.provider_apis.github import FakeGitHub
@@ -85,6 +85,17 @@ def test_no_seconds_to_wait_are_no_limit(fake: FakeGitHub) -> None:
     fake.instead.append(refusal(403, "Forbidden", retry_after="0"))
     with pytest.raises(ApiRefused, match=r"needs the right .* \(Forbidden\)"):
         read(fake)
+
+
+def test_a_path_may_lead_to_another_api_of_the_server(fake: FakeGitHub) -> None:
+    """Bitbucket Data Center has several, beneath its context path; no path leads to another server."""
+
+    def other(path: str) -> Operation[None]:
+        yield ApiRequest(method="GET", path=path, right="any", may_be_missing=True)
+
+    for path in ("../../statuses/1.0/x", "../../../../../x"):
+        run(other(path), f"{fake.url}/context/rest/api/latest", Token(github, [GOOD]))
+    assert [one.path for one in fake.requests] == ["/context/rest/statuses/1.0/x", "/x"]
 
 
 def test_a_redirect_is_not_followed(fake: FakeGitHub) -> None:

@@ -2,11 +2,17 @@
 
 from collections.abc import Mapping
 
-from gateway.provider_apis import bitbucket_statuses, gitea_statuses, gitlab_statuses
+from gateway.provider_apis import (
+    bitbucket_server_statuses,
+    bitbucket_statuses,
+    gitea_statuses,
+    gitlab_statuses,
+)
 from gateway.provider_apis.statuses import StatusApi
 
 _APIS: Mapping[str, StatusApi] = {
     "bitbucket": bitbucket_statuses,
+    "bitbucket-server": bitbucket_server_statuses,
     "forgejo": gitea_statuses,
     "gitea": gitea_statuses,
     "gitlab": gitlab_statuses,

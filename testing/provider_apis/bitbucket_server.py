@@ -1,13 +1,15 @@
-"""A fake of Bitbucket Data Center's REST API for the webhooks of repositories and projects.
+"""A fake of Bitbucket Data Center's REST API for webhooks and build statuses.
 
 https://developer.atlassian.com/server/bitbucket/rest/
 """
 
 import re
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 from starlette.requests import Request
@@ -19,8 +21,12 @@ from testing.provider_apis.fake import FakeApi, FakeRepository, json_of
 
 _PATH = re.compile(
     r"/rest/api/latest/projects/(?P<project>[^/]+)(?:/repos/(?P<slug>[^/]+))?"
-    r"(?:/webhooks(?:/(?:\d+|test))?|/repos|/browse/(?P<path>.+))"
+    r"(?:/webhooks(?:/(?:\d+|test))?|/repos|/browse/(?P<path>.+)|/commits/(?P<commit>[^/]+)/builds)"
 )
+_OLD_STATUS = re.compile(r"/rest/build-status/1\.0/commits/(?P<commit>[0-9a-f]{40})")
+_STATES = frozenset({"INPROGRESS", "SUCCESSFUL", "FAILED"})
+_NEW_STATES = frozenset({"CANCELLED", "UNKNOWN"})
+_MAX_TEXT = 255
 _PACKAGE = "com.atlassian.bitbucket"
 _WRITTEN = ("name", "url", "active", "configuration", "events", "sslVerificationRequired")
 
@@ -30,13 +36,23 @@ class FakeBitbucketServer(FakeApi):
     """Data Center with some repositories. `tokens` has the repositories that each token may administer.
 
     It also has the projects that the token may administer, in lower case. A token in `readers` sees all of
-    these and may not administer them.
+    these and may not administer them. `builds` has the build statuses by repository, commit and key; those of
+    the API before 7.4 are of no repository. The commits in `gone` are not there.
     """
 
     tokens: dict[str, set[str]] = field(default_factory=dict)
     readers: set[str] = field(default_factory=set)
     hooks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     next_id: int = 10
+    version: tuple[int, int] = (8, 19)
+    builds: dict[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict)
+    gone: set[str] = field(default_factory=set)
+    status_writes: int = 0
+
+    @property
+    def statuses(self) -> Mapping[tuple[str, str], str]:
+        """Return what people see: the state by commit and name."""
+        return {(commit, build["name"]): build["state"] for (_, commit, _), build in self.builds.items()}
 
     async def handle(self, request: Request) -> Response:
         """Answer as Bitbucket does: with the user's name, and the seconds to wait, which are none."""
@@ -44,9 +60,18 @@ class FakeBitbucketServer(FakeApi):
         if token not in self.tokens:
             text = "Authentication failed. Please check your credentials and try again."
             return _error(401, text, f"{_PACKAGE}.auth.IncorrectPasswordAuthenticationException")
-        answer = self._refusal(request, token) or await self._do(request)
+        answer = await self._answer(request, token)
         answer.headers.update({"X-AUSERNAME": "bot", "Retry-After": "0"})
         return answer
+
+    async def _answer(self, request: Request, token: str) -> Response:
+        if old := _OLD_STATUS.fullmatch(request.url.path):
+            # It accepts commits of any repository, and those that are nowhere.
+            return await self._set_status(request, "", old["commit"])
+        if refused := self._refusal(request, token):
+            return refused
+        is_build = request.url.path.endswith("/builds")
+        return await (self._set_build(request, _place(request).lower()) if is_build else self._do(request))
 
     def _refusal(self, request: Request, token: str) -> Response | None:
         name = _place(request)
@@ -87,6 +112,26 @@ class FakeBitbucketServer(FakeApi):
             return JSONResponse({"type": "FILE"})
         text = f'The path "{found and found["path"]}" does not exist at revision "{at}"'
         return _error(404, text, f"{_PACKAGE}.content.NoSuchPathException")
+
+    async def _set_build(self, request: Request, name: str) -> Response:
+        found = _PATH.fullmatch(request.url.path)
+        commit = found["commit"] if found else ""
+        if self.version < (7, 4):
+            return JSONResponse({"message": f"null for uri: {request.url}", "status-code": 404}, 404)
+        if commit in self.gone:
+            text = f"Commit '{commit}' does not exist in repository '{name.partition('/')[2]}'."
+            return _error(404, text, f"{_PACKAGE}.commit.NoSuchCommitException")
+        return await self._set_status(request, name, commit)
+
+    async def _set_status(self, request: Request, name: str, commit: str) -> Response:
+        """Overwrite the status with the same key, and answer without a document."""
+        wanted = await json_of(request)
+        states = _STATES | (_NEW_STATES if self.version >= (8, 0) else frozenset())
+        if refused := _invalid_status(wanted, states):
+            return refused
+        self.status_writes += 1
+        self.builds[name, commit, wanted["key"]] = wanted
+        return Response(status_code=204)
 
     def _described(self, repository: FakeRepository) -> dict[str, Any]:
         project, _, slug = repository.full_name.partition("/")
@@ -164,6 +209,20 @@ def _shown(hook: dict[str, Any]) -> dict[str, Any]:
     if "secret" in configuration:
         configuration["secret"] = "*****"
     return {**hook, "configuration": configuration}
+
+
+def _invalid_status(wanted: dict[str, Any], states: frozenset[str]) -> Response | None:
+    for name in ("key", "state", "url"):
+        if not wanted.get(name):
+            return _error(400, f"Please specify a valid {name}", None)
+    for name in ("key", "name"):
+        if len(wanted.get(name, "")) > _MAX_TEXT:
+            return _error(400, f"Please enter at most {_MAX_TEXT} characters", None, context=name)
+    if wanted["state"] not in states:
+        return _error(400, "Please specify a valid build state", None)
+    url = urlsplit(wanted["url"])
+    is_link = url.scheme in {"http", "https"} and url.hostname
+    return None if is_link else _error(400, "Please specify a valid url", None)
 
 
 def _error(status: int, message: str, exception: str | None, *, context: str | None = None) -> Response:

@@ -31,7 +31,7 @@ EVENTS = frozenset(
 )
 # https://learn.microsoft.com/en-us/azure/devops/service-hooks/view-permission
 _RIGHT = "scope Code (read), with View, Edit and Delete subscriptions, which a Project Administrator has"
-_READ = "scope Code (read)"
+READ_RIGHT = "scope Code (read)"
 RIGHTS: Mapping[Scope, str] = {"repository": _RIGHT, "owner": _RIGHT}
 SCOPES = frozenset(RIGHTS)
 # 200 units in 5 minutes; a request costs about one at most.
@@ -43,7 +43,7 @@ HEADERS: Mapping[str, str] = {"X-TFS-FedAuthRedirect": "Suppress"}
 
 # The version of the oldest supported server, 2019; newer servers and the Services accept it as well.
 # https://learn.microsoft.com/en-us/azure/devops/integrate/concepts/rest-api-versioning
-_VERSION: Mapping[str, str] = {"api-version": "5.0"}
+VERSION: Mapping[str, str] = {"api-version": "5.0"}
 _CONSUMER = {"publisherId": "tfs", "consumerId": "webHooks", "consumerActionId": "httpRequest"}
 _ENABLED = "enabled"
 _HEADS = "refs/heads/"
@@ -200,7 +200,7 @@ def test(place: Place, webhook_id: str) -> Operation[bool]:  # noqa: ARG001 - as
     distinguished from a real push. Azure DevOps sends it later, with the secret that it has.
     """
     path = _subscription_path(webhook_id.rsplit(",", maxsplit=1)[-1])
-    answer = yield ApiRequest(method="GET", path=path, query=_VERSION, right=_RIGHT, may_be_missing=True)
+    answer = yield ApiRequest(method="GET", path=path, query=VERSION, right=_RIGHT, may_be_missing=True)
     if answer.status == HTTPStatus.NOT_FOUND:
         return False
     subscription = answer.read(_Subscription)
@@ -216,7 +216,7 @@ def test(place: Place, webhook_id: str) -> Operation[bool]:  # noqa: ARG001 - as
     yield ApiRequest(
         method="POST",
         path="/_apis/hooks/testnotifications",
-        query={"useRealData": "false", **_VERSION},
+        query={"useRealData": "false", **VERSION},
         body={"subscriptionId": subscription.id, "details": details},
         right=_RIGHT,
     )
@@ -225,7 +225,7 @@ def test(place: Place, webhook_id: str) -> Operation[bool]:  # noqa: ARG001 - as
 
 def repositories(place: Place) -> Operation[Sequence[ListedRepository]]:
     """Return all repositories of a project. A disabled one counts as archived."""
-    found = yield from _repositories(place, right=_READ)
+    found = yield from _repositories(place, right=READ_RIGHT)
     return [repository.listed for repository in found]
 
 
@@ -235,9 +235,9 @@ def has_file(clone_url: str, path: str, branch: str | None) -> Operation[bool]:
     query = {"path": f"/{path}", **{f"versionDescriptor.{name}": value for name, value in version.items()}}
     answer = yield ApiRequest(
         method="GET",
-        path=f"{_repository_path(Place(clone_url))}/items",
-        query={**query, **_VERSION},
-        right=_READ,
+        path=f"{repository_path(Place(clone_url))}/items",
+        query={**query, **VERSION},
+        right=READ_RIGHT,
         may_be_missing=True,
     )
     return answer.status != HTTPStatus.NOT_FOUND
@@ -262,7 +262,7 @@ def _subject(place: Place) -> Operation[_Subject]:
         if not found:
             raise ApiRefused("the project has no repository yet", status=HTTPStatus.OK)
         return _Subject(found[0].project.id)
-    answer = yield ApiRequest(method="GET", path=_repository_path(place), query=_VERSION, right=_RIGHT)
+    answer = yield ApiRequest(method="GET", path=repository_path(place), query=VERSION, right=_RIGHT)
     repository = answer.read(_Repository)
     return _Subject(repository.project.id, repository.id)
 
@@ -270,11 +270,12 @@ def _subject(place: Place) -> Operation[_Subject]:
 def _repositories(place: Place, *, right: str) -> Operation[list[_Repository]]:
     """Return all repositories of a project. The API has no pages of them."""
     path = f"/{_quoted(place.owner('azure-devops').name)}/_apis/git/repositories"
-    answer = yield ApiRequest(method="GET", path=path, query=_VERSION, right=right, subject=place.noun)
+    answer = yield ApiRequest(method="GET", path=path, query=VERSION, right=right, subject=place.noun)
     return answer.read(_Repositories).value
 
 
-def _repository_path(place: Place) -> str:
+def repository_path(place: Place) -> str:
+    """Return the path of a repository, in its organisation or collection."""
     _, project, name = _names(place)
     return f"/{_quoted(project)}/_apis/git/repositories/{_quoted(name)}"
 
@@ -285,14 +286,14 @@ def _quoted(name: str) -> str:
 
 def _subscriptions(subject: _Subject) -> Operation[list[_Subscription]]:
     """Return the subscriptions of a repository. The API has no pages, and no filter for repositories."""
-    query = {**_CONSUMER, **_VERSION}
+    query = {**_CONSUMER, **VERSION}
     answer = yield ApiRequest(method="GET", path="/_apis/hooks/subscriptions", query=query, right=_RIGHT)
     return [one for one in answer.read(_Subscriptions).value if one.is_about(subject)]
 
 
 def _check_view(subject: _Subject) -> Operation[None]:
     """Raise `ApiRefused` if the identity may not see subscriptions: Azure DevOps then shows it none."""
-    query = {"tokens": f"PublisherSecurity/{subject.project}", **_VERSION}
+    query = {"tokens": f"PublisherSecurity/{subject.project}", **VERSION}
     answer = yield ApiRequest(method="GET", path=_MAY_VIEW, query=query, right=_RIGHT, may_be_missing=True)
     if answer.status != HTTPStatus.NOT_FOUND and not all(answer.read(_Permissions).value):
         raise ApiRefused(
@@ -309,13 +310,13 @@ def _write(subject: _Subject, ids: Mapping[str, str], webhook: Webhook) -> Opera
         request = ApiRequest(
             method="POST",
             path="/_apis/hooks/subscriptions",
-            query=_VERSION,
+            query=VERSION,
             body=body,
             right=_RIGHT,
         )
         if id_ := ids.get(event):
             path, body = _subscription_path(id_), {"id": id_, **body}
-            request = ApiRequest(method="PUT", path=path, query=_VERSION, body=body, right=_RIGHT)
+            request = ApiRequest(method="PUT", path=path, query=VERSION, body=body, right=_RIGHT)
         answer = yield request
         written.append(answer.read(_Subscription))
     return _registered(written)
@@ -324,7 +325,7 @@ def _write(subject: _Subject, ids: Mapping[str, str], webhook: Webhook) -> Opera
 def _delete(ids: Collection[str]) -> Operation[None]:
     for id_ in ids:
         path = _subscription_path(id_)
-        yield ApiRequest(method="DELETE", path=path, query=_VERSION, right=_RIGHT, may_be_missing=True)
+        yield ApiRequest(method="DELETE", path=path, query=VERSION, right=_RIGHT, may_be_missing=True)
 
 
 def _subscription_path(id_: str) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from gateway.provider_apis import (
+    azure_devops_statuses,
     bitbucket_server_statuses,
     bitbucket_statuses,
     gitea_statuses,
@@ -11,6 +12,7 @@ from gateway.provider_apis import (
 from gateway.provider_apis.statuses import StatusApi
 
 _APIS: Mapping[str, StatusApi] = {
+    "azure-devops": azure_devops_statuses,
     "bitbucket": bitbucket_statuses,
     "bitbucket-server": bitbucket_server_statuses,
     "forgejo": gitea_statuses,

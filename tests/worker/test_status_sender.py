@@ -17,14 +17,13 @@ from gateway.messages.execution_status import ExecutionStatus
 from gateway.provider_apis.apis import CheckedAddresses, ProviderApis
 from gateway.provider_apis.sign_in import SignIn
 from gateway.store import accept, commit_statuses, executions, identities, runs, status_tasks, work_queue
-from gateway.store.commit_statuses import Expected
+from gateway.store.commit_statuses import Expected, context_of
 from gateway.store.database import Database
 from gateway.store.identities import Identity
 from gateway.store.notify import Notifier
 from gateway.store.run_tables import commit_statuses as status_rows
 from gateway.store.status_tasks import SentStatus
 from gateway.worker.status_sender import StatusSender
-from gateway.worker.verdicts import context_of
 from testing import records
 from testing.postgres import Postgres
 from testing.provider_apis.fake import refusal, serving

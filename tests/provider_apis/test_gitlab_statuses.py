@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from starlette.responses import JSONResponse
 
 from gateway.provider_apis import gitlab, gitlab_statuses
 from gateway.provider_apis.operation import ApiRefused, ApiUnavailable
@@ -110,7 +111,8 @@ def test_a_state_that_was_sent_and_not_recorded_is_sent_again() -> None:
         sender.set(state, is_recorded=False)
         sender.set(state)
         assert sender.shown == gitlab_statuses.STATES[state]
-    assert sender.fake.pipelines.unfinished == []
+    # GitLab has no objection to another success.
+    assert (sender.fake.status_writes, sender.fake.pipelines.unfinished) == (4, [])
 
 
 @pytest.mark.parametrize(
@@ -130,7 +132,7 @@ def test_what_gitlab_is_too_busy_for_is_tried_again(status: int, said: str) -> N
         sender.set("succeeded")
     assert sender.shown == "running"
     sender.set("succeeded")
-    assert sender.shown == "success"
+    assert (sender.shown, sender.fake.status_writes) == ("success", 2)
 
 
 def test_a_status_moves_to_the_newest_pipeline() -> None:
@@ -191,6 +193,9 @@ def test_an_old_server_shows_a_success_for_a_skipped_execution() -> None:
     sender.set("running")
     sender.set("skipped")
     assert (sender.shown, sender.fake.pipelines.unfinished) == ("success", [])
+    sender.fake.instead.append(JSONResponse({"error": "state does not have a valid value"}, 400))
+    with pytest.raises(ApiRefused, match="state does not have a valid value"):
+        sender.set("failed")
 
 
 @pytest.mark.parametrize(

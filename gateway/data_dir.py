@@ -16,7 +16,15 @@ import structlog
 from gateway.crypto.keyring import Keyring, read_key, secret_key_file, sync_folder, write_key
 from gateway.errors import SettingError
 from gateway.settings import MIN_TOKEN_LENGTH, Settings
-from gateway.store import claims, connections, identities, platforms, reconciliations, source_apps
+from gateway.store import (
+    claims,
+    connections,
+    identities,
+    platforms,
+    reconciliations,
+    source_apps,
+    status_webhooks,
+)
 from gateway.store.database import Database
 
 log = structlog.get_logger()
@@ -156,7 +164,13 @@ def learn_refs(settings: Settings) -> int:
 
 def _rewrap(settings: Settings) -> int:
     with open_data(settings) as opened, opened.database.writing() as conn:
-        sealed = (connections.rewrap, platforms.rewrap, identities.rewrap, source_apps.rewrap)
+        sealed = (
+            connections.rewrap,
+            platforms.rewrap,
+            identities.rewrap,
+            source_apps.rewrap,
+            status_webhooks.rewrap,
+        )
         return sum(rewrap(conn, opened.keyring) for rewrap in sealed)
 
 

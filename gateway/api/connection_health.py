@@ -244,13 +244,16 @@ def _of_remote(connection: Connection, facts: ConnectionFacts, access: Access) -
 
 def _of_statuses(connection: Connection, facts: ConnectionFacts) -> Iterator[Finding]:
     """Return why the provider does not show the verdicts on commits."""
-    if facts.status_problem is None or not connection.statuses or connection.identity is None:
+    if facts.status_problem is None or not connection.statuses:
         return
+    repair = "Give the identity the right to set statuses, or set `statuses` of the connection to false."
+    if connection.has_status_webhook:
+        repair = "Correct the status webhook of the connection, or its receiver."
     yield Finding(
         what="statuses",
         state="warning",
         reason=_sentence(f"The last verdict on a commit could not be sent: {facts.status_problem}"),
-        repair="Give the identity the right to set statuses, or set `statuses` of the connection to false.",
+        repair=repair,
     )
 
 

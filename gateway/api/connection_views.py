@@ -197,6 +197,9 @@ class ConnectionView(View):
     statuses: bool = Field(
         description="whether the provider shows the verdicts on commits, if the identity may set statuses"
     )
+    has_status_webhook: bool = Field(
+        description="whether a webhook receives the verdicts in place of the provider"
+    )
     deploy_key: str | None = Field(
         description="the public key for the provider's settings; null if the access is by another kind"
     )

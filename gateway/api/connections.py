@@ -24,7 +24,13 @@ from gateway.api.openapi import Operation
 from gateway.api.public_url import unreachable_hook
 from gateway.api.query import limit, wait_seconds
 from gateway.api.remote_access import changed_access, remote_access
-from gateway.api.schemas import ConnectionChange, NewConnection, NewPlatform, NewSecret
+from gateway.api.schemas import (
+    ConnectionChange,
+    NewConnection,
+    NewPlatform,
+    NewSecret,
+    NewStatusWebhook,
+)
 from gateway.api.webhook_auth import next_secret, read_scheme
 from gateway.crypto.keyring import Keyring
 from gateway.errors import Invalid
@@ -32,6 +38,7 @@ from gateway.fetch.credentials import take_login
 from gateway.fetch.urls import check_url
 from gateway.intake.connection_cache import ConnectionCache
 from gateway.plan.triggers import read_triggers
+from gateway.provider_apis.standard_webhook import check_secret
 from gateway.store import (
     connections,
     identities,
@@ -39,6 +46,7 @@ from gateway.store import (
     platforms,
     reconciliations,
     registrations,
+    status_webhooks,
     work_queue,
 )
 from gateway.store.connection_facts import facts
@@ -47,11 +55,14 @@ from gateway.store.database import Database
 from gateway.store.ids import connection_id as new_connection_id
 from gateway.store.notify import Notifier
 from gateway.store.platforms import Platform
+from gateway.store.status_webhooks import StatusReceiver
 from gateway.threads import API
 from providers import PROVIDERS
 from providers.clone_urls import repository_key
 
 _POLL_SECONDS = 0.1
+# What is stored by functions of its own.
+_APART = {"credentials", "identity", "platform", "status_webhook"}
 _SHOWN_REFS = ("refs/heads/", "refs/tags/")
 
 
@@ -136,6 +147,7 @@ class Connections:
         access = await API.run(remote_access, wanted, name=name)
         unreachable = unreachable_hook(self.base_url, url)
         warnings = [*access.warnings, *([unreachable] if unreachable else [])]
+        receiver = self._receiver(wanted.status_webhook)
         now = datetime.now(UTC)
         connection = _new_connection(
             wanted, name=name, url=url, auth=scheme.auth, deploy_key=access.deploy_key, now=now
@@ -148,6 +160,8 @@ class Connections:
             connections.keep_credentials(conn, self.keyring, connection.id, access.sealable)
             if wanted.platform is not None:
                 self._name_platform(conn, connection.id, wanted.platform)
+            if receiver is not None:
+                status_webhooks.name(conn, self.keyring, connection.id, receiver)
             for secret in scheme.secrets:
                 connections.add_secret(conn, self.keyring, connection.id, secret.encode(), now=now)
             kept = connections.get(conn, connection.id)
@@ -178,6 +192,7 @@ class Connections:
         access = await API.run(changed_access, old, kept, given)
         if access is not None:
             wanted["deploy_key"] = access.deploy_key
+        receiver = self._receiver(given.status_webhook)
         is_identity_given = "identity" in given.model_fields_set
 
         def change(conn: sqlalchemy.Connection) -> ConnectionView:
@@ -190,6 +205,8 @@ class Connections:
                 connections.keep_credentials(conn, self.keyring, connection_id, access.sealable)
             if "platform" in given.model_fields_set:
                 self._name_platform(conn, connection_id, given.platform)
+            if "status_webhook" in given.model_fields_set:
+                status_webhooks.name(conn, self.keyring, connection_id, receiver)
             work_queue.make_due(conn, connection_id, now=now)
             if "url" in wanted:
                 reconciliations.start_over(conn, connection_id, now=now)
@@ -204,7 +221,7 @@ class Connections:
 
     def _changes(self, given: ConnectionChange) -> dict[str, Any]:
         """Return the new values of a connection's fields. Raises `Invalid`."""
-        wanted = given.model_dump(exclude_none=True, exclude={"credentials", "identity", "platform"})
+        wanted = given.model_dump(exclude_none=True, exclude=_APART)
         if "url" in wanted:
             # Another repository has another id; the next delivery sets it.
             wanted |= {"url": self._checked(take_login(wanted["url"], "")[0]), "repository_id": None}
@@ -340,6 +357,18 @@ class Connections:
             for connection in found
         ]
 
+    def _receiver(self, wanted: NewStatusWebhook | None) -> StatusReceiver | None:
+        """Return the receiver of verdicts that a request names. Raises `Invalid`."""
+        if wanted is None:
+            return None
+        parts, secret = urlsplit(wanted.url), wanted.secret.get_secret_value()
+        if parts.scheme != "https" and not (parts.scheme == "http" and self.allow_http):
+            raise Invalid("status_webhook.url must begin with https://")
+        if not parts.hostname or parts.username is not None:
+            raise Invalid("status_webhook.url must have a host, and no user")
+        check_secret(secret)
+        return StatusReceiver(url=wanted.url, secret=secret)
+
     def _name_platform(
         self, conn: sqlalchemy.Connection, connection_id: str, wanted: NewPlatform | None
     ) -> None:
@@ -371,7 +400,7 @@ def _new_connection(
     deploy_key: str | None,
     now: datetime,
 ) -> Connection:
-    given = wanted.model_dump(exclude={"secret", "credentials", "identity", "platform", "force"})
+    given = wanted.model_dump(exclude={"secret", "force", *_APART})
     given |= {"name": name, "url": url, "auth": auth, "networks": _texts(wanted.networks)}
     given["triggers"] = _checked_triggers(wanted.triggers)
     return Connection(

@@ -12,9 +12,10 @@ from starlette.responses import Response
 
 from gateway.api import identity_kinds
 from gateway.api.endpoints import read
+from gateway.api.identity_schemas import IdentityChange, NewIdentity
 from gateway.api.openapi import Operation
 from gateway.api.query import limit
-from gateway.api.schemas import IdentityChange, NewIdentity, Page, Provider
+from gateway.api.schemas import Page, Provider
 from gateway.api.views import View, view_of
 from gateway.crypto.keyring import Keyring
 from gateway.errors import Invalid

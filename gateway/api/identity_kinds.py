@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
-from gateway.api.schemas import IdentityChange, NewIdentity
+from gateway.api.identity_schemas import IdentityChange, NewIdentity
 from gateway.errors import Invalid
 from gateway.fetch.credentials import read_app_key
 from gateway.provider_apis.client_certificate import read_certificate

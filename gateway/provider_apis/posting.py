@@ -3,11 +3,12 @@
 Such a URL is a secret. No error repeats more of it than its host.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
+from gateway.provider_apis.budget import WriteLimit
 from gateway.provider_apis.operation import ApiRefused, ApiRequest, ApiUnavailable, Operation
 
 _PASSING = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY})
@@ -19,6 +20,7 @@ class Sender:
 
     name: str
     requests_per_hour: int = 3600
+    write_limits: Sequence[WriteLimit] = ()
 
     async def headers(self, *, renew: bool) -> Mapping[str, str]:  # noqa: ARG002 - there is none to renew
         """Return no headers."""

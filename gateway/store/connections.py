@@ -47,7 +47,8 @@ class Connection:
     `deploy_key` is the public key, `identity` the id of an identity. `other_repository` is the repository
     that, by a delivery, has taken its place. `source` is the id of the source whose webhook is used. A
     connection of the kind `source` is the part of a source that `gateway.store.sources` keeps here. The
-    provider shows verdicts on commits, unless `statuses` is False.
+    provider shows verdicts on commits, unless `statuses` is False; with `has_status_webhook`, a webhook
+    receives them in its place.
     """
 
     id: str
@@ -67,6 +68,7 @@ class Connection:
     deploy_key: str | None = None
     identity: str | None = None
     statuses: bool = True
+    has_status_webhook: bool = False
     has_credentials: bool = False
     other_repository: OtherRepository | None = None
     kind: Literal["repository", "source"] = "repository"
@@ -388,7 +390,7 @@ def host_of(url: str) -> str:
 def _columns(connection: Connection) -> dict[str, Any]:
     """Return the columns that `add` and `change` write. Credentials and other repositories have functions."""
     columns = asdict(connection)
-    del columns["has_credentials"], columns["other_repository"]
+    del columns["has_credentials"], columns["has_status_webhook"], columns["other_repository"]
     key = repository_key(connection.url)
     return {**columns, "host": key.partition("/")[0], "repository_key": key}
 
@@ -400,5 +402,6 @@ def _record(row: Row[Any]) -> Connection:
         networks=tuple(row.networks),
         follows=tuple(row.follows),
         has_credentials=row.credentials is not None,
+        has_status_webhook=row.status_webhook is not None,
         other_repository=OtherRepository(**row.other_repository) if row.other_repository else None,
     )

@@ -1,7 +1,7 @@
 """The outbox of verdicts: the rows of `gateway.store.commit_statuses` that are due, for the sender."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -10,7 +10,7 @@ from sqlalchemy import and_, case, func, select, update
 
 from gateway.crypto.keyring import Keyring
 from gateway.errors import NotFound, SettingError
-from gateway.store import connections, executions, identities
+from gateway.store import connections, executions, identities, status_webhooks
 from gateway.store.commit_statuses import CHANGED
 from gateway.store.connections import Connection
 from gateway.store.due_tasks import DueTasks
@@ -18,6 +18,7 @@ from gateway.store.executions import StoredRequest
 from gateway.store.identities import Unsealed
 from gateway.store.rows import from_row
 from gateway.store.run_tables import commit_statuses
+from gateway.store.status_webhooks import StatusReceiver
 from gateway.store.tables import connections as connection_rows
 
 MAX_DUE_AHEAD = timedelta(days=1)
@@ -51,7 +52,8 @@ class Claimed:
     """A verdict that is due and was claimed until `due_at`, with what its API requests need.
 
     `sent` describes the last one that the provider has accepted or refused for good, and `memory` what its
-    module must know of it. Without `identity`, `obstacle` is why nothing can be sent.
+    module must know of it. A `receiver` takes the place of the provider, which needs `identity`. Without
+    both, `obstacle` is why nothing can be sent.
     """
 
     verdict: Verdict
@@ -61,6 +63,7 @@ class Claimed:
     sent: str | None
     memory: Mapping[str, Any]
     identity: Unsealed | None = None
+    receiver: StatusReceiver | None = None
     obstacle: str | None = None
 
 
@@ -99,29 +102,28 @@ def claim(
     connection = connections.get_any(conn, row.connection)
     found = [] if row.execution is None else executions.numbered(conn, [row.execution])
     verdict = from_row(Verdict, row, execution=found[0] if found else None)
-    identity, obstacle = _identity(conn, keyring, connection)
-    return Claimed(
+    claimed = Claimed(
         verdict=verdict,
         connection=connection,
         due_at=until,
         attempts=row.attempts,
         sent=row.sent,
         memory=row.memory,
-        identity=identity,
-        obstacle=obstacle,
     )
-
-
-def _identity(
-    conn: sqlalchemy.Connection, keyring: Keyring, connection: Connection
-) -> tuple[Unsealed | None, str | None]:
-    """Return the identity of a connection, or why it has none."""
-    if connection.identity is None:
-        return None, "the connection has no identity any more"
     try:
-        return identities.unseal(conn, keyring, connection.identity), None
+        return _with_credentials(conn, keyring, claimed)
     except (NotFound, SettingError) as error:
-        return None, str(error)
+        return replace(claimed, obstacle=str(error))
+
+
+def _with_credentials(conn: sqlalchemy.Connection, keyring: Keyring, claimed: Claimed) -> Claimed:
+    """Return a claimed verdict with what signs its requests. Raise `NotFound` or `SettingError`."""
+    connection = claimed.connection
+    if connection.has_status_webhook:
+        return replace(claimed, receiver=status_webhooks.of(conn, keyring, connection.id))
+    if connection.identity is None:
+        return replace(claimed, obstacle="the connection has no identity any more")
+    return replace(claimed, identity=identities.unseal(conn, keyring, connection.identity))
 
 
 def record_sent(

@@ -50,6 +50,8 @@ connections = Table(
     # The id of an identity, without a constraint: migrations only add.
     Column("identity", Text),
     Column("statuses", Boolean, nullable=False, server_default=text("true")),
+    Column("status_webhook", Text),
+    Column("status_webhook_secret", LargeBinary),
     # `repository`, or `source`: see gateway/store/sources.py. `source` is the source of a repository.
     Column("kind", Text, nullable=False, server_default=text("'repository'")),
     Column("source", Text, index=True),

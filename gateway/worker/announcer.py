@@ -20,7 +20,8 @@ class Announcer:
 
     def __call__(self, connection: Connection, settlement: Settlement) -> Settlement:
         """Return the settlement with its verdicts and its event, if the connection has any."""
-        if connection.statuses and connection.identity is not None:
+        has_receiver = connection.identity is not None or connection.has_status_webhook
+        if connection.statuses and has_receiver:
             settlement = replace(settlement, statuses=expected(connection, settlement))
         name = event_name(settlement.state, settlement.update.after)
         if name is None or name not in self.names:

@@ -11,15 +11,16 @@ import structlog
 from gateway.backoff import backoff
 from gateway.crypto.keyring import Keyring
 from gateway.metrics import STATUSES
-from gateway.provider_apis.apis import ProviderApis
+from gateway.provider_apis.apis import LimitedIdentity, ProviderApis
 from gateway.provider_apis.operation import ApiError, ApiLimited, ApiRefused, ApiUnavailable
+from gateway.provider_apis.posting import Sender, origin
 from gateway.provider_apis.sign_in import SignIn, Use, api_url
 from gateway.provider_apis.status_apis import status_api
+from gateway.provider_apis.status_webhook import StatusWebhook
 from gateway.provider_apis.statuses import CommitStatus, StatusApi, StatusMemory
 from gateway.provider_apis.webhooks import Place
 from gateway.store import status_tasks
 from gateway.store.database import Database, Lock
-from gateway.store.identities import Unsealed
 from gateway.store.notify import Waiter
 from gateway.store.outbox import TAKE_OVER_SECONDS
 from gateway.store.status_tasks import Claimed
@@ -92,20 +93,18 @@ class StatusSender:
     async def _show(self, claimed: Claimed) -> None:
         """Send a verdict, unless the provider has it already."""
         status = status_of(claimed.verdict, base_url=self.base_url)
-        identity = claimed.identity
-        if identity is None:
-            obstacle = claimed.obstacle or ""
+        if claimed.obstacle is not None:
             await self.database.write(
-                status_tasks.record_refused, claimed, claimed.sent, obstacle, now=_now()
+                status_tasks.record_refused, claimed, claimed.sent, claimed.obstacle, now=_now()
             )
             return
-        api = status_api(claimed.connection.provider, identity.identity.kind)
-        sent = None if api is None else _key(api, status)
-        if api is None or sent is None or sent == claimed.sent:
+        target = self._target(claimed)
+        sent = None if target is None else _key(target.api, status)
+        if target is None or sent is None or sent == claimed.sent:
             await self.database.write(status_tasks.record_unchanged, claimed)
             return
         try:
-            memory = await self._set(claimed, api, status, identity)
+            memory = await self._set(claimed, target, status)
         except ApiRefused as error:
             await self._refused(claimed, sent, error)
         except ApiUnavailable as error:
@@ -121,16 +120,33 @@ class StatusSender:
             )
             await self.database.write(status_tasks.record_sent, claimed, sent, memory, now=_now())
 
-    async def _set(
-        self, claimed: Claimed, api: StatusApi, status: CommitStatus, identity: Unsealed
-    ) -> StatusMemory:
-        """Set a status, and return what the next one must know of it. Raise `ApiError`."""
-        place = Place(claimed.connection.url)
-        return await self.apis.run(
-            api.set_status(place, status, claimed.memory),
+    def _target(self, claimed: Claimed) -> "_Target | None":
+        """Return where a verdict is sent; None if its provider has no API for statuses."""
+        connection, receiver, identity = claimed.connection, claimed.receiver, claimed.identity
+        if receiver is not None:
+            webhook = StatusWebhook(
+                url=receiver.url,
+                secret=receiver.secret,
+                connection=connection.id,
+                project=connection.project,
+                clock=_now,
+            )
+            name = f"the status webhook of {connection.id}"
+            return _Target(api=webhook, base_url=origin(receiver.url), identity=Sender(name=name))
+        place = Place(connection.url)
+        api = None if identity is None else status_api(connection.provider, identity.identity.kind)
+        if identity is None or api is None:
+            return None
+        return _Target(
+            api=api,
             base_url=api_url(identity.identity, place),
             identity=self.sign_in.identity(identity, Use(place, "statuses")),
         )
+
+    async def _set(self, claimed: Claimed, target: "_Target", status: CommitStatus) -> StatusMemory:
+        """Set a status, and return what the next one must know of it. Raise `ApiError`."""
+        running = target.api.set_status(Place(claimed.connection.url), status, claimed.memory)
+        return await self.apis.run(running, base_url=target.base_url, identity=target.identity)
 
     async def _refused(self, claimed: Claimed, sent: str, error: ApiError) -> None:
         """Record a refusal that no retry would change."""
@@ -165,6 +181,15 @@ class StatusSender:
         await self.database.write(
             status_tasks.postpone, claimed, str(error), next_at=now + timedelta(seconds=delay), now=now
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Target:
+    """Where a verdict is sent, and as whom."""
+
+    api: StatusApi
+    base_url: str
+    identity: LimitedIdentity
 
 
 def _key(api: StatusApi, status: CommitStatus) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gateway.api import identity_kinds
-from gateway.api.schemas import IdentityChange, NewIdentity
+from gateway.api.identity_schemas import IdentityChange, NewIdentity
 from gateway.errors import Invalid
 from gateway.fetch.credentials import make_deploy_key
 from gateway.store.identities import Identity

@@ -23,7 +23,7 @@ from sqlalchemy import (
 from gateway.errors import Invalid, NotFound
 from gateway.messages.execution_states import ExecutionState, OutboxState, Run, shown
 from gateway.messages.packages import package_in
-from gateway.store import outages, packages, runs
+from gateway.store import commit_statuses, outages, packages, runs
 from gateway.store.execution_tables import execution_bodies, executions
 from gateway.store.packages import KeptPackage
 from gateway.store.publishing_lanes import SINGLE, PublishingLane
@@ -217,6 +217,13 @@ def record(
         conn.execute(_still_pending(request_id).values(reason=reason))
     for request_id, reason in undeliverable.items():
         conn.execute(_still_pending(request_id).values(state="undeliverable", reason=reason))
+    if undeliverable:
+        _show(conn, undeliverable)
+
+
+def _show(conn: sqlalchemy.Connection, ids: Collection[str]) -> None:
+    """Let the provider show the new state of requests."""
+    commit_statuses.touch(conn, select(executions.c.seq).where(executions.c.id.in_(ids)))
 
 
 def drop(conn: sqlalchemy.Connection, request_id: str) -> StoredRequest:
@@ -228,6 +235,7 @@ def drop(conn: sqlalchemy.Connection, request_id: str) -> StoredRequest:
     if conn.execute(dropped).rowcount == 0:
         state = get(conn, request_id).state
         raise Invalid(f"only a pending execution can be dropped, and this one is {state}")
+    _show(conn, [request_id])
     return get(conn, request_id)
 
 

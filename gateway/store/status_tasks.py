@@ -148,9 +148,15 @@ def record_refused(
 
 
 def postpone(
-    conn: sqlalchemy.Connection, claimed: Claimed, problem: str, *, next_at: datetime, now: datetime
+    conn: sqlalchemy.Connection,
+    claimed: Claimed,
+    problem: str,
+    *,
+    next_at: datetime,
+    others_at: datetime,
+    now: datetime,
 ) -> None:
-    """Record why an attempt failed, and make the next one due later, as all others of the identity."""
+    """Record why an attempt failed, and make the next one due later, and the others of the identity too."""
     _record(conn, claimed, problem=problem, tried_at=now)
     _end(conn, claimed, due_at=next_at, attempts=claimed.attempts + 1)
     if claimed.identity is None:
@@ -160,7 +166,7 @@ def postpone(
     )
     due_at = commit_statuses.c.due_at
     # What has changed stays before first verdicts.
-    later = case((due_at == CHANGED, next_at), else_=next_at + _AFTER_CHANGED)
+    later = case((due_at == CHANGED, others_at), else_=others_at + _AFTER_CHANGED)
     waiting = due_at <= now, commit_statuses.c.connection.in_(of_identity)
     conn.execute(update(commit_statuses).where(*waiting).values(due_at=later))
 

@@ -33,6 +33,8 @@ _AT_ONCE = 4
 _LEASE = timedelta(minutes=2)
 _FIRST_DELAY = 2.0
 _MAX_DELAY = 900.0
+# In which a server that fails is left alone by the other verdicts of an identity.
+_LONGEST_PAUSE = 10.0
 # About a day.
 _MAX_TRIES = 100
 
@@ -166,8 +168,10 @@ class StatusSender:
             await self._refused(claimed, sent, error)
             return
         delay = backoff(claimed.attempts, first=_FIRST_DELAY, longest=_MAX_DELAY)
+        # A server may fail at one commit alone, which must not delay the others for long.
+        pause = min(delay, _LONGEST_PAUSE)
         if isinstance(error, ApiLimited):
-            delay = math.ceil(error.seconds)
+            delay = pause = math.ceil(error.seconds)
         STATUSES.labels(claimed.connection.provider, "postponed").inc()
         log.info(
             "a verdict is sent later",
@@ -179,7 +183,12 @@ class StatusSender:
         )
         now = _now()
         await self.database.write(
-            status_tasks.postpone, claimed, str(error), next_at=now + timedelta(seconds=delay), now=now
+            status_tasks.postpone,
+            claimed,
+            str(error),
+            next_at=now + timedelta(seconds=delay),
+            others_at=now + timedelta(seconds=pause),
+            now=now,
         )
 
 

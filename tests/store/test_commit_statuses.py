@@ -4,11 +4,12 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+import pytest
 from sqlalchemy import select, update
 
 from gateway.crypto.keyring import Keyring
 from gateway.messages.execution_status import ExecutionStatus
-from gateway.store import commit_statuses, identities, runs, status_tasks
+from gateway.store import commit_statuses, executions, identities, runs, status_tasks
 from gateway.store.commit_statuses import FETCH_CONTEXT, Expected
 from gateway.store.database import Database
 from gateway.store.identities import Identity
@@ -139,6 +140,22 @@ def test_a_later_commit_supersedes_the_verdict_of_the_earlier(database: Database
     assert claim(database) is None
 
 
+@pytest.mark.parametrize("end", ["dropped", "undeliverable"])
+def test_an_execution_that_is_never_published_ends_its_verdict(database: Database, end: str) -> None:
+    """Dropped by an operator, or refused by the broker for good."""
+    connected(database)
+    settled(database, ORIGIN, A, "r1")
+    sent(database, claimed(database))
+    with database.writing() as conn:
+        if end == "dropped":
+            executions.drop(conn, "r1")
+        else:
+            executions.record(conn, published=[], refused={}, undeliverable={"r1": "large"}, now=NOW)
+    verdict = claimed(database).verdict
+    assert verdict.execution is not None
+    assert verdict.execution.shown_state == end
+
+
 def test_the_newest_execution_of_a_context_counts(database: Database) -> None:
     """Another push of the same commit, such as of a tag, leads to another execution."""
     connected(database)
@@ -191,7 +208,7 @@ def test_a_limit_postpones_all_verdicts_of_the_identity(database: Database) -> N
     first = claimed(database)
     with database.writing() as conn:
         soon = LATER + timedelta(minutes=1)
-        status_tasks.postpone(conn, first, "the limit is reached", next_at=soon, now=LATER)
+        status_tasks.postpone(conn, first, "the limit is reached", next_at=soon, others_at=soon, now=LATER)
     assert claim(database) is None
     (status,) = shown(database, first.verdict.delivery)
     assert (status.problem, status.is_due) == ("the limit is reached", True)

@@ -142,8 +142,10 @@ def made_by_earlier_versions(database: Database, project: Project, commit: str) 
     for revision in revisions:
         database.migrate(revision)
         with database.writing() as conn:
-            for table, row in in_flight(revision, project, commit):
-                conn.execute(insert(Table(table, MetaData(), autoload_with=conn)).values(row))
+            for name, row in in_flight(revision, project, commit):
+                # Following its foreign keys would read most of the schema for each row.
+                alone = Table(name, MetaData(), autoload_with=conn, resolve_fks=False)
+                conn.execute(insert(alone).values(row))
     if not database.is_embedded:
         with database.writing() as conn:
             for table in ("ref_updates", "executions"):

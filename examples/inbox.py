@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from execution import check, execute
-from journal import Journal, Report, Request
+from journal import Journal, Report, Request, now
 from step import Result, Unusable, log
 
 MAX_ATTEMPTS = 3
@@ -30,7 +30,8 @@ class Inbox(Journal):
 
     def __init__(self, path: Path) -> None:
         """Open the inbox in this file, or create it."""
-        super().__init__(path, check)
+        attempts = "attempts (id TEXT NOT NULL, redrive INTEGER NOT NULL, started_at TEXT NOT NULL)"
+        super().__init__(path, check, attempts)
         self._lock = path.with_suffix(".lock")
 
     def has_pending(self) -> bool:
@@ -60,7 +61,7 @@ class Inbox(Journal):
 
     def _attempt(self, request: Request) -> None:
         """Execute a request; record the end, unless something was unreachable and attempts are left."""
-        number = self.begin(request, Report("running"))
+        number = self._begin(request)
         if number > MAX_ATTEMPTS:
             self._end(request, Result(status=1, summary=f"gave up after {MAX_ATTEMPTS} attempts"))
             return
@@ -78,6 +79,18 @@ class Inbox(Journal):
                 return
             result = Result(status=1, summary=str(error))
         self._end(request, result)
+
+    def _begin(self, request: Request) -> int:
+        """Record an attempt before it begins; return its number, from 1."""
+        key = (request["id"], request["redrive"])
+        with self.database:
+            self.database.execute("BEGIN IMMEDIATE")
+            self.database.execute("INSERT INTO attempts VALUES (?, ?, ?)", (*key, now()))
+            self.report(request, Report("running"))
+            [number] = self.database.execute(
+                "SELECT count(*) FROM attempts WHERE id = ? AND redrive = ?", key
+            ).fetchone()
+        return int(number)
 
     @contextmanager
     def _reporting(self, request: Request) -> Iterator[None]:

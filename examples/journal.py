@@ -5,6 +5,7 @@ This module needs only Python's standard library: copy it together with `executi
 
 import itertools
 import json
+import re
 import socket
 import sqlite3
 import time
@@ -22,6 +23,7 @@ from step import Unusable, log
 Request = Mapping[str, Any]
 """An execution request, as `read` returns it."""
 
+_PAGE = re.compile(r"https?://[!-~]{1,1900}")
 _MAX_SUMMARY = 10_000
 _MAX_METRIC = 1e300
 _MAX_METRICS = 100
@@ -40,7 +42,7 @@ class Report:
 
     state: str
     summary: str = ""
-    url: str = ""
+    url: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     outputs: Sequence[Mapping[str, str]] = ()
 
@@ -60,7 +62,7 @@ class Report:
             "state": self.state,
             # Surrogates cannot be encoded.
             "summary": self.summary[:_MAX_SUMMARY].encode(errors="backslashreplace").decode(),
-            "url": self.url,
+            "url": self.url if _PAGE.fullmatch(self.url or "") else "",
             "metrics": dict(itertools.islice(numbers.items(), _MAX_METRICS)),
             "outputs": outputs[:_MAX_OUTPUTS],
         }
@@ -75,17 +77,20 @@ class Journal:
     the requests that it had not finished.
     """
 
-    def __init__(self, path: Path, check: Callable[[Request], None]) -> None:
-        """Open the journal in this file, or create it; `check` raises `Unusable` for what cannot be run."""
+    def __init__(self, path: Path, check: Callable[[Request], None], *tables: str) -> None:
+        """Open the journal in this file, or create it, with further tables.
+
+        `check` raises `Unusable` for what cannot be run.
+        """
         self._check = check
-        self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=60)
-        self._database.execute("PRAGMA synchronous = FULL")
+        self.database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=60)
+        self.database.execute("PRAGMA synchronous = FULL")
         for table in (
             "requests (id TEXT PRIMARY KEY, request TEXT NOT NULL, redrive INTEGER NOT NULL, ended TEXT)",
-            "attempts (id TEXT NOT NULL, redrive INTEGER NOT NULL, started_at TEXT NOT NULL)",
             "reports (number INTEGER PRIMARY KEY AUTOINCREMENT, url TEXT NOT NULL, body TEXT NOT NULL)",
+            *tables,
         ):
-            self._database.execute(f"CREATE TABLE IF NOT EXISTS {table}")
+            self.database.execute(f"CREATE TABLE IF NOT EXISTS {table}")
         self._send_after = 0.0
 
     def take(self, body: bytes, headers: Mapping[str, Any] | None) -> bool:
@@ -106,9 +111,9 @@ class Journal:
             log(f"rejected for good: {error}")
             self.report(request, Report("rejected", str(error)))
             return False
-        with self._database:
-            self._database.execute("BEGIN IMMEDIATE")
-            stored = self._database.execute(
+        with self.database:
+            self.database.execute("BEGIN IMMEDIATE")
+            stored = self.database.execute(
                 "INSERT INTO requests (id, request, redrive) VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE"
                 " SET request = excluded.request, redrive = excluded.redrive, ended = NULL"
                 " WHERE excluded.redrive > redrive",
@@ -120,36 +125,19 @@ class Journal:
 
     def pending(self, limit: int | None = None) -> list[Request]:
         """Return the stored requests that have not ended, in the order in which they arrived."""
-        found = self._database.execute(
+        found = self.database.execute(
             "SELECT request FROM requests WHERE ended IS NULL ORDER BY rowid LIMIT ?",
             (-1 if limit is None else limit,),
         )
         return [json.loads(request) for (request,) in found]
 
-    def begin(self, request: Request, report: Report | None = None) -> int:
-        """Record an attempt before it begins; return its number, from 1."""
-        key = (request["id"], request["redrive"])
-        with self._database:
-            self._database.execute("BEGIN IMMEDIATE")
-            self._database.execute("INSERT INTO attempts VALUES (?, ?, ?)", (*key, _now()))
-            if report is not None:
-                self.report(request, report)
-            return self.attempts(request)
-
-    def attempts(self, request: Request) -> int:
-        """Return how many attempts of a request have begun."""
-        [number] = self._database.execute(
-            "SELECT count(*) FROM attempts WHERE id = ? AND redrive = ?", (request["id"], request["redrive"])
-        ).fetchone()
-        return int(number)
-
     def end(self, request: Request, report: Report) -> None:
         """Record how a request ended, which never changes."""
         ended = report.summary.partition("\n")[0]
         log(f"{request['id']} {ended}")
-        with self._database:
-            self._database.execute("BEGIN IMMEDIATE")
-            self._database.execute("UPDATE requests SET ended = ? WHERE id = ?", (ended, request["id"]))
+        with self.database:
+            self.database.execute("BEGIN IMMEDIATE")
+            self.database.execute("UPDATE requests SET ended = ? WHERE id = ?", (ended, request["id"]))
             self.report(request, report)
 
     def report(self, request: Request, report: Report) -> None:
@@ -157,15 +145,15 @@ class Journal:
         if not request.get("status_url"):
             return
         # The sequence grows from report to report, also if another runner continues.
-        said = {"id": request["id"], "at": _now(), "sequence": time.time_ns() // 1000}
+        said = {"id": request["id"], "at": now(), "sequence": time.time_ns() // 1000}
         body = json.dumps({**said, **report.contents(), "runner": socket.gethostname()})
-        self._database.execute("INSERT INTO reports (url, body) VALUES (?, ?)", (request["status_url"], body))
+        self.database.execute("INSERT INTO reports (url, body) VALUES (?, ?)", (request["status_url"], body))
 
     def send_reports(self) -> None:
         """Send the stored reports, oldest first; while Pushgate cannot be reached, they stay."""
         if time.monotonic() < self._send_after:
             return
-        stored = self._database.execute("SELECT number, url, body FROM reports ORDER BY number").fetchall()
+        stored = self.database.execute("SELECT number, url, body FROM reports ORDER BY number").fetchall()
         for number, url, body in stored:
             try:
                 _post(url, body.encode())
@@ -175,7 +163,7 @@ class Journal:
                 log(f"a report could not be sent, and will be repeated: {error}")
                 self._send_after = time.monotonic() + _REPORT_PAUSE_SECONDS
                 return
-            self._database.execute("DELETE FROM reports WHERE number = ?", (number,))
+            self.database.execute("DELETE FROM reports WHERE number = ?", (number,))
 
 
 def _is_name(name: str) -> bool:
@@ -196,5 +184,6 @@ def _post(url: str, body: bytes) -> None:
         raise Unusable(f"a report was refused: {error}: {error.read(1000)!r}") from error
 
 
-def _now() -> str:
+def now() -> str:
+    """Return the time, as reports and tables have it."""
     return datetime.now(UTC).isoformat()

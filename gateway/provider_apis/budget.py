@@ -9,12 +9,16 @@ from gateway.provider_apis.operation import ApiLimited
 _HOUR = 3600.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WriteLimit:
-    """A provider's limit of requests that write: at most `requests` in any period of `seconds`."""
+    """A provider's limit of requests that write: at most `requests` in any period of `seconds`.
+
+    `at_once` of them may be sent at once, the others evenly, which together is never more than the limit.
+    """
 
     requests: int
     seconds: float
+    at_once: int
 
 
 class _Bucket:
@@ -39,12 +43,18 @@ class _Bucket:
         self._closed_until = max(self._closed_until, until)
 
 
+def _of_limit(limit: WriteLimit, share: float, now: float) -> _Bucket:
+    share = share if limit.seconds >= _HOUR else 1
+    evenly = limit.requests - limit.at_once
+    return _Bucket(limit.at_once * share, per_second=evenly * share / limit.seconds, now=now)
+
+
 class Budget:
     """The requests that one identity may send to one host: at most `per_hour`, and none before `wait` ends.
 
-    A bucket of `per_hour` requests that refills evenly. Requests that write are also in the buckets of the
-    `write_limits`: half of such a limit at once, the other half evenly, which is never more than the limit in
-    any period. Requests of a part, which is a `share`, count for the `whole` as well.
+    A bucket of `per_hour` requests that refills evenly, and one for each of the `write_limits`. Requests of a
+    part, which is a `share`, count for the `whole` as well. Of the limits of shorter periods, a part may use
+    all, because the others wait for that only a moment.
     """
 
     def __init__(
@@ -59,9 +69,10 @@ class Budget:
         """Begin with full buckets."""
         self._clock, self._whole, now = clock, whole, clock()
         requests = int(per_hour * share)
-        halves = [(limit.requests * share / 2, limit.seconds) for limit in write_limits]
         self._all = _Bucket(requests, per_second=requests / _HOUR, now=now)
-        self._writes = [_Bucket(half, per_second=half / seconds, now=now) for half, seconds in halves]
+        self._writes = [
+            _of_limit(limit, share if limit.seconds >= _HOUR else 1, now) for limit in write_limits
+        ]
 
     def take(self, *, is_write: bool = False) -> None:
         """Count a request. Raise `ApiLimited` if it must wait."""

@@ -28,7 +28,10 @@ SCOPES = frozenset(RIGHTS)
 # https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api
 REQUESTS_PER_HOUR = 5000
 # Of requests that create something, by the same page.
-WRITE_LIMITS: Sequence[WriteLimit] = (WriteLimit(80, 60.0), WriteLimit(500, 3600.0))
+WRITE_LIMITS: Sequence[WriteLimit] = (
+    WriteLimit(requests=80, seconds=60.0, at_once=60),
+    WriteLimit(requests=500, seconds=3600.0, at_once=250),
+)
 HEADERS: Mapping[str, str] = {
     "Accept": "application/vnd.github+json",
     "X-GitHub-Api-Version": "2022-11-28",
@@ -36,8 +39,8 @@ HEADERS: Mapping[str, str] = {
 # https://docs.github.com/en/webhooks/testing-and-troubleshooting-webhooks/redelivering-webhooks
 LOG_SCOPES = SCOPES
 LOG_KEPT = timedelta(days=3)
-# The share of WRITE_LIMITS that is for redeliveries permits half of them at once.
-REDELIVERIES_A_MINUTE = 20
+# Some of what WRITE_LIMITS permit at once is left for statuses.
+REDELIVERIES_A_MINUTE = 50
 
 PUBLIC_API = "https://api.github.com"
 

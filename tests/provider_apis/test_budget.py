@@ -62,34 +62,40 @@ def test_requests_that_write_never_exceed_a_limit_of_the_provider() -> None:
         now = float(second)
         while can_take(budget):
             sent.append(now)
-    for limit in (WriteLimit(80, 60.0), WriteLimit(500, 3600.0)):
-        most = max(index + 1 - bisect_left(sent, at - limit.seconds) for index, at in enumerate(sent))
-        assert 0.9 * limit.requests < most <= limit.requests
+    for limit, seconds in ((80, 60), (500, 3600)):
+        most = max(index + 1 - bisect_left(sent, at - seconds) for index, at in enumerate(sent))
+        assert 0.9 * limit < most <= limit
     assert max(later - earlier for earlier, later in itertools.pairwise(sent)) <= 15
 
 
 def test_requests_that_only_read_pass_when_no_more_may_be_written() -> None:
     """As do those of a provider without a limit of writes."""
-    budget = Budget(10, write_limits=[WriteLimit(2, 60.0)], clock=lambda: 0.0)
+    limit = WriteLimit(requests=2, seconds=60.0, at_once=1)
+    budget = Budget(10, write_limits=[limit], clock=lambda: 0.0)
     assert [can_take(budget), can_take(budget)] == [True, False]
     assert can_take(budget, is_write=False)
     budget = Budget(10, write_limits=gitlab.WRITE_LIMITS, clock=lambda: 0.0)
     assert [can_take(budget) for _ in range(11)] == [True] * 10 + [False]
 
 
-def test_a_part_leaves_the_rest_of_the_writes_to_others() -> None:
-    """And has none if others have written all."""
+def test_a_part_leaves_the_rest_of_an_hours_writes_to_others() -> None:
+    """And has none if others have written all; of a minute's, it may use all."""
     now = 0.0
-    limits = [WriteLimit(80, 60.0)]
-    whole = Budget(100, write_limits=limits, clock=lambda: now)
-    part = Budget(100, write_limits=limits, share=0.5, whole=whole, clock=lambda: now)
+    limits = [
+        WriteLimit(requests=30, seconds=60.0, at_once=20),
+        WriteLimit(requests=100, seconds=3600.0, at_once=40),
+    ]
+    whole = Budget(1000, write_limits=limits, clock=lambda: now)
+    part = Budget(1000, write_limits=limits, share=0.5, whole=whole, clock=lambda: now)
     assert [can_take(part) for _ in range(21)] == [True] * 20 + [False]
-    assert [can_take(whole) for _ in range(21)] == [True] * 20 + [False]
-    now = 30.0
-    assert [can_take(whole) for _ in range(21)] == [True] * 20 + [False]
+    assert not can_take(whole)
+    now = 120.0
+    assert [can_take(part) for _ in range(2)] == [True, False]
+    assert [can_take(whole) for _ in range(20)] == [True] * 19 + [False]
+    now = 240.0
+    assert [can_take(whole) for _ in range(5)] == [True] * 4 + [False]
     assert not can_take(part)
     assert can_take(part, is_write=False)
-    now = 60.0
     whole.wait(5)
     assert not can_take(part, is_write=False)
 

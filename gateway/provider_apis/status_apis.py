@@ -7,6 +7,8 @@ from gateway.provider_apis import (
     bitbucket_server_statuses,
     bitbucket_statuses,
     gitea_statuses,
+    github_checks,
+    github_statuses,
     gitlab_statuses,
 )
 from gateway.provider_apis.statuses import StatusApi
@@ -17,6 +19,8 @@ _APIS: Mapping[str, StatusApi] = {
     "bitbucket-server": bitbucket_server_statuses,
     "forgejo": gitea_statuses,
     "gitea": gitea_statuses,
+    "github": github_statuses,
+    "github-app": github_checks,
     "gitlab": gitlab_statuses,
 }
 

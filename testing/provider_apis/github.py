@@ -1,4 +1,4 @@
-"""A fake of GitHub's REST API for webhooks, under `/api/v3` as on Enterprise Server.
+"""A fake of GitHub's REST API for webhooks and statuses, under `/api/v3` as on Enterprise Server.
 
 https://docs.github.com/en/rest/repos/webhooks and https://docs.github.com/en/rest/orgs/webhooks
 """
@@ -16,12 +16,14 @@ from starlette.responses import JSONResponse, Response
 
 from providers import github
 from testing.provider_apis.fake import FakeApi, FakeRepository, json_of, refusal, sender_tls
+from testing.provider_apis.github_statuses import SecondaryLimit, Verdicts
 
 MAX_HOOKS = 20
 _PATH = re.compile(
     r"/api/v3/(?:repos/[^/]+/|orgs/)[^/]+/hooks(?:/(?P<id>\d+))?"
     r"(?:(?P<pings>/pings)|(?P<log>/deliveries)(?:/(?P<attempt>\d+)/attempts)?)?"
 )
+_VERDICTS = re.compile(r"(?:statuses/(?P<commit>[0-9a-f]+)|check-runs(?:/(?P<run>\d+))?)")
 _PLACE = re.compile(r"/api/v3/(?:repos/(?P<repository>[^/]+/[^/]+)|orgs/(?P<org>[^/]+))/(?P<rest>.*)")
 _DOCS = "https://docs.github.com/rest/repos/webhooks"
 
@@ -58,7 +60,24 @@ class FakeGitHub(FakeApi):
     hooks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     pings: list[int] = field(default_factory=list)
     deliveries: list["Delivery"] = field(default_factory=list)
+    verdicts: Verdicts = field(default_factory=Verdicts)
+    limit: SecondaryLimit = field(default_factory=SecondaryLimit)
     next_id: int = 1000
+
+    @property
+    def statuses(self) -> dict[tuple[str, str], str]:
+        """What people see beside commits, by commit and context."""
+        return self.verdicts.shown()
+
+    @property
+    def status_writes(self) -> int:
+        """How many requests have set a status, or have written a check run."""
+        return self.verdicts.writes
+
+    @property
+    def app(self) -> int | None:
+        """The App whose tokens the requests have; None if they have those of users."""
+        return None
 
     async def handle(self, request: Request) -> Response:
         """Answer as GitHub does."""
@@ -69,6 +88,10 @@ class FakeGitHub(FakeApi):
         refused = self._refusal(request, name)
         if refused is not None or place is None:
             return refused or refusal(404, "Not Found")
+        if request.method != "GET" and (limited := self.limit.refusal()):
+            return limited
+        if found := _VERDICTS.fullmatch(place["rest"]):
+            return await self._verdict(request, found)
         found = _PATH.fullmatch(request.url.path)
         return await (self._hook(request, name, found) if found else self._read(request, name, place["rest"]))
 
@@ -99,6 +122,19 @@ class FakeGitHub(FakeApi):
         else:
             hooks.remove(hook)
         return Response(status_code=204)
+
+    async def _verdict(self, request: Request, found: re.Match[str]) -> Response:
+        """Set a status, or create or change a check run."""
+        if self._bearer(request) in self.readers:
+            return refusal(403, "Resource not accessible by personal access token")
+        wanted = await json_of(request)
+        if found["commit"]:
+            return self.verdicts.set_status(found["commit"], wanted)
+        if self.app is None:
+            return refusal(403, "You must authenticate via a GitHub App.")
+        if found["run"] is None:
+            return self.verdicts.create(self.app, wanted)
+        return self.verdicts.change(self.app, int(found["run"]), wanted)
 
     async def _read(self, request: Request, name: str, rest: str) -> Response:
         """Return the repositories of an organisation, or a file of a repository."""

@@ -26,6 +26,7 @@ LIFETIME = timedelta(hours=1)
 LONGEST_SIGN_IN = timedelta(minutes=10)
 _API = "/api/v3"
 _LEVELS = ("none", "read", "write", "admin")
+_PERMISSIONS = {"/hooks": "repository_hooks", "/statuses/": "statuses", "/check-runs": "checks"}
 
 
 def make_key() -> tuple[RSAPrivateKey, str]:
@@ -87,6 +88,11 @@ class FakeGitHubWithApp(FakeGitHub):
     def now(self) -> datetime:
         """Return the time of GitHub."""
         return datetime.now(UTC) + self.ahead
+
+    @property
+    def app(self) -> int | None:
+        """The App whose tokens the requests have."""
+        return self.app_id
 
     async def handle(self, request: Request) -> Response:
         """Answer as GitHub does."""
@@ -251,9 +257,9 @@ class FakeGitHubWithApp(FakeGitHub):
         if name not in {token.installation.owner, *token.repositories}:
             return refusal(404, "Not Found")
         permission, level = "contents", "read"
-        if "/hooks" in request.url.path:
-            permission = "repository_hooks"
-            level = "read" if request.method == "GET" else "write"
+        for part, needed in _PERMISSIONS.items():
+            if part in request.url.path:
+                permission, level = needed, "read" if request.method == "GET" else "write"
         is_allowed = _allows(token.permissions, permission, level)
         return None if is_allowed else refusal(403, "Resource not accessible by integration")
 

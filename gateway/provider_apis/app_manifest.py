@@ -8,7 +8,7 @@ from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
 from gateway.provider_apis import github
-from gateway.provider_apis.app_webhook import PERMISSIONS
+from gateway.provider_apis.app_webhook import CHECK_EVENTS, PERMISSIONS
 from gateway.provider_apis.webhooks import Place
 from providers.clone_urls import server_url
 
@@ -27,9 +27,9 @@ def manifest(place: Place, *, hook_url: str, base_url: str, page: str) -> Mappin
         "redirect_url": f"{page}/created",
         "setup_url": page,
         "public": False,
-        # The statuses and checks are for the results of executions.
-        "default_permissions": {**PERMISSIONS, "statuses": "write", "checks": "write"},
-        "default_events": sorted(github.EVENTS),
+        # GitHub shows the results of executions as checks. The statuses are for runners.
+        "default_permissions": {**PERMISSIONS, "statuses": "write"},
+        "default_events": sorted(github.EVENTS | CHECK_EVENTS),
     }
 
 

@@ -20,8 +20,12 @@ PERMISSIONS: Mapping[str, str] = {
     "metadata": "read",
     "pull_requests": "read",
     "merge_queues": "read",
+    "checks": "write",
 }
-"""The permissions of an App that fetches, and gets the events that Pushgate needs."""
+"""The permissions of an App that fetches, shows check runs, and gets the events that Pushgate needs."""
+
+CHECK_EVENTS = frozenset({"check_run", "check_suite"})
+"""The events of the button Re-run. An App that may write checks gets them without a subscription, too."""
 
 
 @dataclass(frozen=True, slots=True)

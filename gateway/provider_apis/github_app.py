@@ -22,6 +22,7 @@ _HOOK = "/app/hook"
 _LEVELS = ("none", "read", "write", "admin")
 # As the settings of an App show them.
 _NAMES = {
+    "checks": "Checks",
     "contents": "Contents",
     "merge_queues": "Merge queues",
     "metadata": "Metadata",

@@ -289,8 +289,8 @@ def test_what_only_a_person_can_change_stays_a_difference(
     assert found.differences == ("missing events", "missing permissions")
     assert found.webhook is not None
     assert found.webhook.advice == (
-        "Add the permissions “Pull requests: read-only”, “Merge queues: read-only” and the events create,"
-        f" delete, merge_group, pull_request, repository to the GitHub App octo-gate at"
+        "Add the permissions “Pull requests: read-only”, “Merge queues: read-only”, “Checks: read and write”"
+        " and the events create, delete, merge_group, pull_request, repository to the GitHub App octo-gate at"
         f" {page.format(url=fake.url)}/permissions; then an owner of each organization where it is installed"
         " accepts that"
     )

@@ -14,6 +14,7 @@ from providers.model import (
     PullRequestAction,
     RepositoryAction,
     RepositoryChange,
+    Rerun,
     SetupGuide,
     VerifiedRequest,
 )
@@ -54,6 +55,8 @@ SETUP = SetupGuide(
 # A push lists at most this many commits, without the total number:
 # https://docs.github.com/en/webhooks/webhook-events-and-payloads#push
 _MAX_COMMITS = 2048
+# GitHub also creates a check suite for each push.
+_ECHOES = frozenset({"created", "completed", "requested"})
 _CHANGES: Mapping[str, RepositoryAction] = {"renamed": "renamed", "transferred": "transferred"}
 
 
@@ -88,6 +91,20 @@ class _MergeGroup(Payload):
     head: Text = nested("merge_group", "head_sha")
     base: Lenient[CommitId] = nested("merge_group", "base_sha", default=None)
     sender: Lenient[Text] = nested("sender", "login", default=None)
+    repository: Lenient[HubRepository] = None
+
+
+class _CheckRun(Payload):
+    action: Text
+    name: Text = nested("check_run", "name")
+    head: CommitId = nested("check_run", "head_sha")
+    execution: Lenient[Text] = nested("check_run", "external_id", default=None)
+    repository: Lenient[HubRepository] = None
+
+
+class _CheckSuite(Payload):
+    action: Text
+    head: CommitId = nested("check_suite", "head_sha")
     repository: Lenient[HubRepository] = None
 
 
@@ -196,6 +213,33 @@ def _merge_group(request: VerifiedRequest) -> Event:
     )
 
 
+def _check_run(request: VerifiedRequest) -> Event:
+    """Somebody has clicked Re-run at a check. GitHub sends that only to the App that created the check run.
+
+    https://docs.github.com/en/webhooks/webhook-events-and-payloads#check_run
+    """
+    wire = read(_CheckRun, request)
+    rerun = Rerun(commit=wire.head.lower(), context=wire.name, execution=wire.execution or None)
+    return _rerun(wire, rerun, note=f"check {wire.name}: {wire.action}")
+
+
+def _check_suite(request: VerifiedRequest) -> Event:
+    """Somebody has clicked “Re-run all checks”, which GitHub sends to each App that has checks there.
+
+    https://docs.github.com/en/webhooks/webhook-events-and-payloads#check_suite
+    """
+    wire = read(_CheckSuite, request)
+    rerun = Rerun(commit=wire.head.lower())
+    return _rerun(wire, rerun, note=f"checks of {wire.head}: {wire.action}")
+
+
+def _rerun(wire: _CheckRun | _CheckSuite, rerun: Rerun, *, note: str) -> Event:
+    ours = described(wire.repository)
+    if wire.action == "rerequested":
+        return Event(kind="rerun", repository=ours, rerun=rerun)
+    return Event(kind="echo" if wire.action in _ECHOES else "other", repository=ours, note=note)
+
+
 def _action(wire: _PullRequest) -> PullRequestAction | None:
     """https://docs.github.com/en/webhooks/webhook-events-and-payloads#pull_request."""
     if wire.action in {"opened", "reopened"}:
@@ -211,4 +255,6 @@ _READERS: Mapping[str, Callable[[VerifiedRequest], Event]] = {
     "push": _push,
     "pull_request": _pull_request,
     "merge_group": _merge_group,
+    "check_run": _check_run,
+    "check_suite": _check_suite,
 }

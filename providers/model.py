@@ -12,7 +12,8 @@ from typing import Literal, Protocol
 Action = Literal["create", "update", "delete"]
 RefKind = Literal["branch", "tag", "pull_request", "merge_group"]
 """The kind of ref. Heads of pull requests and merge groups are not pushed, but are treated as refs."""
-EventKind = Literal["push", "ping", "pull_request", "merge_group", "repository", "other"]
+EventKind = Literal["push", "ping", "pull_request", "merge_group", "repository", "rerun", "echo", "other"]
+"""The kind of event. An echo reports what Pushgate itself has just written: so many that none is stored."""
 PullRequestAction = Literal["opened", "updated", "merged", "closed"]
 RepositoryAction = Literal["renamed", "transferred"]
 
@@ -115,6 +116,18 @@ class RepositoryChange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rerun:
+    """A request to execute again what a commit led to: all of it, or that of one `context`.
+
+    `execution` is the id that the verdict in this context was sent with, None if it had none.
+    """
+
+    commit: str
+    context: str | None = None
+    execution: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """The content of a delivery, in the common model.
 
@@ -131,6 +144,7 @@ class Event:
     pusher: Actor | None = None
     pull_request: PullRequest | None = None
     change: RepositoryChange | None = None
+    rerun: Rerun | None = None
     all_refs: bool = False
     note: str = ""
 

@@ -142,8 +142,8 @@ class WebhookEndpoint:
                 received = await WEBHOOKS.run(read_request, connection, headers, body, now)
             else:
                 received = read_request(connection, headers, body, now)
-            if received.secret is None:
-                # Only Bitbucket Data Center's unsigned ping gets here: unverified, so nothing is stored.
+            if received.secret is None or received.event.kind == "echo":
+                # What has no secret is unverified: only Bitbucket Data Center's unsigned ping gets here.
                 return received.status, {
                     "delivery": None,
                     "verdict": "ignored",

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from gateway.fetch.reasons import Access, repair_of
 from gateway.provider_apis.apis import APIS
-from gateway.provider_apis.token_states import WEBHOOK_RIGHTS
+from gateway.provider_apis.token_states import STATUS_RIGHTS, WEBHOOK_RIGHTS
 from gateway.store.connection_facts import ConnectionFacts
 from gateway.store.connections import Connection
 from gateway.store.identities import Identity
@@ -201,20 +201,27 @@ def _of_identity(identity: Identity | None, *, now: datetime) -> Iterator[Findin
 
 
 def _of_rights(connection: Connection, facts: ConnectionFacts) -> Iterator[Finding]:
-    """Return whether the token lacks the right to the webhook that it has to register."""
-    identity, needed = facts.identity, WEBHOOK_RIGHTS.get(connection.provider)
-    is_used = facts.registration is not None and connection.source is None
-    if identity is None or identity.rights is None or needed is None or not is_used:
+    """Return what the token lacks the right to: the webhook that it has to register, else statuses."""
+    identity, provider = facts.identity, connection.provider
+    if identity is None or identity.rights is None:
         return
-    if not needed & set(identity.rights):
-        has = ", ".join(identity.rights) or "none"
-        one = " or ".join(f"`{right}`" for right in sorted(needed))
-        yield Finding(
-            what="identity",
-            state="warning",
-            reason=f"The identity {identity.name} may not register webhooks: its rights are {has}.",
-            repair=f"Create a token with the scope {one}, and run `pushgate identity renew {identity.name}`.",
-        )
+    registers = facts.registration is not None and connection.source is None
+    uses = (
+        ("register webhooks", registers, WEBHOOK_RIGHTS.get(provider)),
+        ("set statuses", connection.statuses, STATUS_RIGHTS.get(provider)),
+    )
+    for use, is_needed, needed in uses:
+        if is_needed and needed is not None and not needed & set(identity.rights):
+            has = ", ".join(identity.rights) or "none"
+            one = " or ".join(f"`{right}`" for right in sorted(needed))
+            renew = f"run `pushgate identity renew {identity.name}`"
+            yield Finding(
+                what="identity",
+                state="warning",
+                reason=f"The identity {identity.name} may not {use}: its rights are {has}.",
+                repair=f"Create a token with the scope {one}, and {renew}.",
+            )
+            return
 
 
 def _of_remote(connection: Connection, facts: ConnectionFacts, access: Access) -> Iterator[Finding]:

@@ -43,6 +43,12 @@ WEBHOOK_RIGHTS: Mapping[str, frozenset[str]] = {
 }
 """The rights of which a token needs one to register webhooks, of the providers that show rights."""
 
+STATUS_RIGHTS: Mapping[str, frozenset[str]] = {
+    "github": frozenset({"repo", "public_repo", "repo:status"}),
+    "gitlab": frozenset({"api"}),
+}
+"""The rights of which a token needs one to set the statuses of commits."""
+
 
 def _github_time(text: str) -> datetime | None:
     """Return a time such as `2026-12-30 10:00:00 UTC` or `… +0200`; None for other texts."""

@@ -29,8 +29,19 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any machine")
 
 # These take the longest. They start first, so that no process still runs one when the others have ended.
-_SLOW_FILES = ("test_upgrade", "test_cluster", "test_rollback", "test_generated_clients", "test_sources")
-_SLOW_FILES += ("test_examples", "test_relay", "test_faults", "test_main_job", "test_moves", "test_dashboard")
+_SLOW_FILES = {
+    "test_cluster",
+    "test_dashboard",
+    "test_examples",
+    "test_faults",
+    "test_generated_clients",
+    "test_main_job",
+    "test_moves",
+    "test_relay",
+    "test_rollback",
+    "test_sources",
+    "test_upgrade",
+}
 
 
 @pytest.hookimpl(trylast=True)

@@ -9,10 +9,12 @@ import pytest
 
 from gateway.provider_apis import standard_webhook
 from testing.provider_apis.fake import serving
+from testing.provider_apis.github import FakeGitHub
 from testing.receivers import FakeReceiver
 from testing.service import Project, Service, run_pushgate, wait_for
 
 SECRET = standard_webhook.new_secret()
+TOKEN = "github_pat_canary_77c0"
 
 
 @pytest.fixture
@@ -69,3 +71,24 @@ def test_every_push_gets_its_verdict(service: Service, project: Project, receive
     assert verdicts(receiver)[-1] == (context, broken, "error")
     assert "valohai.yaml, line" in list(receiver.received.values())[-1]["data"]["description"]
     assert SECRET not in json.dumps(service.log())
+
+
+def test_github_shows_the_verdict_of_each_trigger(service: Service, project: Project) -> None:
+    """As an identity; a required trigger that the push does not match permits a merge."""
+    github = FakeGitHub(tokens={TOKEN: {project.name}})
+    with serving(github):
+        api_url = f"{github.url}/api/v3"
+        body = {"name": "acme-bot", "provider": "github", "token": TOKEN, "api_url": api_url}
+        service.api.send("POST", "/identities", body)
+        triggers = [
+            {"name": "train", "branches": ["main"], "run": {"step": "train"}},
+            {"name": "docs", "paths": ["docs/"], "run": {"step": "train"}, "required": True},
+        ]
+        made = service.connect(project.url, identity="acme-bot", triggers=triggers)
+        service.deliver(made, project.payload(None, project.first))
+        wanted = {
+            (project.first, "pushgate/train"): "pending",
+            (project.first, "pushgate/docs"): "success",
+        }
+        wait_for(lambda: github.statuses == wanted, "GitHub shows both verdicts")
+    assert TOKEN not in json.dumps(service.log())

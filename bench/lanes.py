@@ -27,8 +27,9 @@ from gateway.publish.topology import Topology
 from gateway.server.server import prepare_interpreter
 from gateway.store.database import Database
 from gateway.store.execution_tables import executions
+from gateway.store.leading import TAKE_OVER_SECONDS
 from gateway.store.notify import Notifier
-from gateway.store.outbox import TAKE_OVER_SECONDS, outboxes
+from gateway.store.outbox import outboxes
 from testing.broker import Broker
 from testing.postgres import Postgres, url_of
 

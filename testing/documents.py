@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.messages.events import event_schema
+from gateway.messages.execution_cancelled import cancelled_schema
 from gateway.messages.execution_request import schema
 from gateway.messages.execution_status import status_schema
 from gateway.publish.asyncapi import document
@@ -48,6 +49,7 @@ def main() -> None:
         "asyncapi.json": document(topology=Topology()),
         "execution-request.schema.json": schema(),
         "execution-status.schema.json": status_schema(),
+        "execution-cancelled.schema.json": cancelled_schema(),
         "push-fetched.schema.json": event_schema("push.fetched"),
         "delivery-failed.schema.json": event_schema("delivery.failed"),
     }

@@ -20,7 +20,7 @@ from gateway.messages.execution_states import ExecutionState
 from gateway.packages.signing import PackageSigner
 from gateway.packages.storage import PackageStorage
 from gateway.publish.status_urls import StatusUrls
-from gateway.store import deliveries, executions, reruns, runs
+from gateway.store import cancellations, deliveries, executions, reruns, runs
 from gateway.store.database import Database
 from gateway.store.executions import StoredRequest, expired_package
 from gateway.store.notify import Notifier
@@ -71,6 +71,13 @@ class Executions:
                 method="POST",
                 path="/executions/{id}/republish",
                 endpoint=self.republish_execution,
+                status=202,
+                errors=(409,),
+            ),
+            Operation(
+                method="POST",
+                path="/executions/{id}/cancel",
+                endpoint=self.cancel_execution,
                 status=202,
                 errors=(409,),
             ),
@@ -146,6 +153,19 @@ class Executions:
         log.info("execution dropped", id=dropped.id, connection=dropped.connection)
         self.requests.notify()
         [view] = await self.views([dropped])
+        return view
+
+    async def cancel_execution(self, request: Request) -> ExecutionView:
+        """`POST /executions/{id}/cancel`: withdraw a pending request, or tell its runner to stop it.
+
+        A request that was published is `cancelled` once its runner has reported that. A repetition changes
+        nothing.
+        """
+        request_id = request.path_params["id"]
+        cancelled = await self.database.write(cancellations.cancel, request_id, now=datetime.now(UTC))
+        log.info("execution cancelled", id=request_id, connection=cancelled.connection)
+        self.requests.notify()
+        [view] = await self.views([cancelled])
         return view
 
     async def republish_execution(self, request: Request) -> ExecutionView:

@@ -36,6 +36,9 @@ class ReportReceipt(View):
         description="the state of the execution now: another than the reported one, if the report is a"
         " repetition or was overtaken, or if the execution has ended"
     )
+    cancel_requested_at: datetime | None = Field(
+        description="when an operator cancelled the execution: stop it, and report that; null if none did"
+    )
 
 
 class ReportWriter:
@@ -117,4 +120,4 @@ class Reports:
             log.warning("a runner reported an unknown execution", id=report.id, state=report.state)
             raise NotFound(f"there is no execution {report.id}")
         log.info("runner reported", id=report.id, reported=report.state, state=outcome.state)
-        return ReportReceipt(state=outcome.state)
+        return ReportReceipt(state=outcome.state, cancel_requested_at=outcome.cancel_requested_at)

@@ -8,9 +8,19 @@ from gateway.api.schemas import Error
 from gateway.api.statuses import RETRY_AFTER, error
 from gateway.api.views import Verdict
 from gateway.messages.events import EVENTS
-from gateway.messages.names import EXECUTION_REQUEST_SCHEMA, EXECUTION_STATUS_SCHEMA, schema_name
+from gateway.messages.names import (
+    EXECUTION_CANCELLED,
+    EXECUTION_REQUEST_SCHEMA,
+    EXECUTION_STATUS_SCHEMA,
+    schema_name,
+)
 
-SCHEMA_NAMES = (EXECUTION_REQUEST_SCHEMA, EXECUTION_STATUS_SCHEMA, *map(schema_name, EVENTS))
+SCHEMA_NAMES = (
+    EXECUTION_REQUEST_SCHEMA,
+    EXECUTION_STATUS_SCHEMA,
+    schema_name(EXECUTION_CANCELLED),
+    *map(schema_name, EVENTS),
+)
 """The names under which the JSON Schemas of the messages are served."""
 
 

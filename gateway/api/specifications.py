@@ -13,6 +13,7 @@ from gateway.api.openapi import Operation
 from gateway.api.root_paths import SCHEMA_NAMES
 from gateway.errors import NotFound
 from gateway.messages.events import EVENTS, event_schema
+from gateway.messages.execution_cancelled import cancelled_schema
 from gateway.messages.execution_request import schema
 from gateway.messages.execution_status import status_schema
 from gateway.messages.names import EventName
@@ -20,7 +21,13 @@ from gateway.publish.asyncapi import document
 from gateway.publish.cloudevents import ContentMode
 from gateway.publish.topology import Topology
 
-SCHEMAS = dict(zip(SCHEMA_NAMES, (schema(), status_schema(), *map(event_schema, EVENTS)), strict=True))
+SCHEMAS = dict(
+    zip(
+        SCHEMA_NAMES,
+        (schema(), status_schema(), cancelled_schema(), *map(event_schema, EVENTS)),
+        strict=True,
+    )
+)
 """The JSON Schema of each message's body, by the name under which it is served."""
 
 _BY_ID = {schema["$id"].rpartition("/")[2].removesuffix(".json"): schema for schema in SCHEMAS.values()}

@@ -325,6 +325,9 @@ class ExecutionSummary(View):
     redrives: int = Field(description="how often an operator has republished the request")
     republished_at: datetime | None = Field(description="when that was last requested; null if it never was")
     run: RunView | None = Field(description="what runners have reported; null if nothing")
+    cancel_requested_at: datetime | None = Field(
+        description="when an operator cancelled it; its `state` changes once its runner has reported"
+    )
     rerun_of: str | None = Field(
         description="the id of the execution that this one runs again; null for a first run"
     )

@@ -1,4 +1,4 @@
-"""The commands about execution requests: list, show, follow, drop, republish."""
+"""The commands about execution requests: list, show, follow, drop, cancel, republish, re-run."""
 
 from typing import Annotated, Any, get_args
 
@@ -92,6 +92,38 @@ def drop(
         print_json(dropped)
     else:
         out.print(f"{coloured('dropped')} {dropped['id']}; to publish it after all, replay its delivery")
+
+
+@app.command()
+def cancel(
+    execution: Annotated[str, typer.Argument(help="The id of an execution that has not ended.")],
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Cancel an execution: withdraw its request, or if it was published, tell its runner to stop."""
+    cancelled = client_of(data).send("POST", f"/executions/{part(execution)}/cancel", {})
+    if as_json:
+        print_json(cancelled)
+    elif cancelled["state"] == "cancelled":
+        out.print(f"{coloured('cancelled')} {cancelled['id']}")
+    else:
+        out.print(f"{cancelled['id']} is {coloured(cancelled['state'])}: its runner is told to stop it")
+
+
+@app.command()
+def rerun(
+    execution: Annotated[
+        str, typer.Argument(help="The id of an execution that has ended, or waits for a runner.")
+    ],
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run an execution again, as a new one: same commit, package and values."""
+    again = client_of(data).send("POST", f"/executions/{part(execution)}/rerun", {})
+    if as_json:
+        print_json(again)
+    else:
+        out.print(f"{again['id']} runs {again['rerun_of']} again")
 
 
 @app.command()

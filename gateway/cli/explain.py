@@ -103,7 +103,8 @@ def _add_triggers(branch: Tree, verdicts: Sequence[Mapping[str, Any]], requests:
 
 
 def _add_execution(tree: Tree, execution: Mapping[str, Any]) -> None:
-    branch = tree.add(f"execution {execution['id']}, planned {execution['planned_at']}")
+    again = f", a re-run of {execution['rerun_of']}" if execution["rerun_of"] is not None else ""
+    branch = tree.add(f"execution {execution['id']}{again}, planned {execution['planned_at']}")
     # A very long explanation omits messages.
     message = execution["message"] or {"package": None}
     package = message["package"]
@@ -125,6 +126,8 @@ def _add_execution(tree: Tree, execution: Mapping[str, Any]) -> None:
         branch.add(f"{state}{_because(execution)}")
     if execution["republished_at"] is not None:
         branch.add(f"redrive {execution['redrives']}, requested {execution['republished_at']}")
+    if execution["cancel_requested_at"] is not None:
+        branch.add(f"cancel requested {execution['cancel_requested_at']}")
 
 
 def _add_run(branch: Tree, execution: Mapping[str, Any]) -> None:

@@ -99,6 +99,8 @@ class Pages:
             ("/executions", "GET", self._filtered(self.list_executions, api["/executions"])),
             ("/executions/{id}", "GET", self.show_execution),
             ("/executions/{id}/drop", "POST", self._action(self.executions.drop_execution)),
+            ("/executions/{id}/cancel", "POST", self._action(self.executions.cancel_execution)),
+            ("/executions/{id}/rerun", "POST", self.rerun),
             ("/executions/{id}/republish", "POST", self._action(self.executions.republish_execution)),
             ("/explain", "GET", self._filtered(self.explain, api["/explain"])),
         ]
@@ -194,6 +196,11 @@ class Pages:
         """`GET /executions/{id}`: show an execution request with its message."""
         execution = await self.executions.get_execution(request)
         return self.renderer.page("execution.html", execution=execution, has_broker=self.has_broker)
+
+    async def rerun(self, request: Request) -> Response:
+        """`POST /executions/{id}/rerun?key=`: run an execution again, and redirect to the new one."""
+        again = await self.executions.rerun_execution(request)
+        return self.renderer.redirect(f"/executions/{again.id}")
 
     async def explain(self, request: Request) -> Response:
         """`GET /explain?what=`: show why a push did, or did not, run, by an id, a commit or a URL."""

@@ -13,7 +13,8 @@ from gateway.messages.execution_status import ExecutionStatus, ReportedState
 
 OutboxState = Literal["pending", "published", "superseded", "undeliverable", "dropped"]
 """`superseded`: a later commit of the ref replaced the request before it was published; `undeliverable`: the
-broker refuses it permanently; `dropped`: an operator withdrew it before it was published."""
+broker refuses it permanently; `dropped`: an operator withdrew it before it was published. One that was
+withdrawn because it was cancelled is shown as `cancelled`, and what may follow is what follows `dropped`."""
 
 RunState = Literal["accepted", "running", "succeeded", "failed", "cancelled", "rejected", "lost"]
 """What runners report; `lost` is Pushgate's conclusion from their silence."""
@@ -90,9 +91,14 @@ class Run:
     runner: str | None = None
 
 
-def shown(outbox: OutboxState, run: RunState | None) -> ExecutionState:
-    """Return the state that people see."""
-    return outbox if run is None else run
+def shown(outbox: OutboxState, run: RunState | None, *, is_cancelled: bool = False) -> ExecutionState:
+    """Return the state that people see; `is_cancelled` says that an operator has cancelled the execution.
+
+    A published request is not `cancelled` before its runner reports it.
+    """
+    if run is not None:
+        return run
+    return "cancelled" if outbox == "dropped" and is_cancelled else outbox
 
 
 def advance(run: Run | None, report: ExecutionStatus, *, now: datetime) -> Run:

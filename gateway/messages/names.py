@@ -17,6 +17,9 @@ EXECUTION_STATUS_SCHEMA = "execution-status"
 EXECUTION_STATUS_VERSION = "1.0"
 """The version of the schema of reports: each field that is added increments the second number."""
 
+EXECUTION_CANCELLED = "execution.cancelled"
+"""The message that cancels an execution, in the outbox of events; no setting turns it off."""
+
 EVENT_VERSION = "1.0"
 """The version of the events' schemas: each field that is added increments the second number."""
 

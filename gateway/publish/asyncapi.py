@@ -13,9 +13,11 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from gateway.messages.events import EVENTS
+from gateway.messages.execution_cancelled import ExecutionCancelled
 from gateway.messages.execution_request import TYPE, ExecutionRequest
 from gateway.messages.execution_status import STATUS_TYPE, ExecutionStatus
 from gateway.messages.names import (
+    EXECUTION_CANCELLED,
     EXECUTION_REQUEST_SCHEMA,
     EXECUTION_REQUEST_VERSION,
     EXECUTION_REQUESTED,
@@ -56,6 +58,7 @@ _PROPERTIES = {
     "delivery_mode": "2, persistent",
     "timestamp": "the CloudEvents time, in whole seconds",
 }
+_EXAMPLE_COMMIT = "9d4f1e7c0b52a8c63f20d1e5a7b9c4d8e6f31a20"
 _EXAMPLE_TIME = datetime(2026, 5, 4, 12, 31, tzinfo=UTC)
 _PROJECT = {"description": "the platform's project; blanks, dots and wildcards in names become _"}
 _TARGET = {"description": "the step, pipeline or task to be executed"}
@@ -76,6 +79,7 @@ _BROKER = {
 }
 _REQUEST = "executionRequested"
 _REPORT = "executionStatus"
+_CANCELLATION = "executionCancelled"
 _EVENTS: dict[EventName, str] = {"push.fetched": "pushFetched", "delivery.failed": "deliveryFailed"}
 
 
@@ -86,13 +90,19 @@ def document(
     events: Sequence[EventName] = tuple(EVENTS),
 ) -> dict[str, Any]:
     """Return the AsyncAPI 3.0 document of a gateway with this topology, these content modes and events."""
-    names = {_REQUEST: TYPE, **{_EVENTS[event]: message_type(event) for event in events}}
+    names = {
+        _REQUEST: TYPE,
+        _CANCELLATION: message_type(EXECUTION_CANCELLED),
+        **{_EVENTS[event]: message_type(event) for event in events},
+    }
     models: dict[str, type[Part]] = {
         _REQUEST: ExecutionRequest,
+        _CANCELLATION: ExecutionCancelled,
         **{_EVENTS[event]: EVENTS[event] for event in events},
     }
     channels = {
         **_request_channels(topology, modes),
+        _CANCELLATION: _cancellation_channel(topology, modes),
         **{_EVENTS[event]: _event_channel(event, topology, modes) for event in events},
         **_queues(topology, modes),
     }
@@ -182,6 +192,18 @@ def _request_channels(topology: Topology, modes: Sequence[ContentMode]) -> dict[
             "parameters": {"lane": lane, **parameters},
             "bindings": _routed(topology),
         },
+    }
+
+
+def _cancellation_channel(topology: Topology, modes: Sequence[ContentMode]) -> dict[str, Any]:
+    return {
+        "address": f"{EXECUTION_CANCELLED}.{{project}}",
+        "title": EXECUTION_CANCELLED,
+        "description": f"{ExecutionCancelled.__doc__} Each runner binds a queue of its own, stops the "
+        "execution if it has it, and reports how it ended; it ignores what it does not have.",
+        "messages": _references(_CANCELLATION, modes),
+        "parameters": {"project": _PROJECT},
+        "bindings": _routed(topology),
     }
 
 
@@ -314,8 +336,12 @@ def _message(model: type[Part], kind: str, mode: ContentMode) -> dict[str, Any]:
 
 
 def _schema_of(kind: str) -> str:
-    event = next((event for event in EVENTS if message_type(event) == kind), None)
-    return EXECUTION_REQUEST_SCHEMA if event is None else schema_name(event)
+    return EXECUTION_REQUEST_SCHEMA if kind == TYPE else schema_name(_name_of(kind))
+
+
+def _name_of(kind: str) -> str:
+    """Return the name of an event by its type."""
+    return next(name for name in (EXECUTION_CANCELLED, *EVENTS) if message_type(name) == kind)
 
 
 def _example(kind: str, body: Mapping[str, Any], mode: ContentMode) -> dict[str, Any]:
@@ -332,16 +358,16 @@ def _example(kind: str, body: Mapping[str, Any], mode: ContentMode) -> dict[str,
 
 
 def _stored(kind: str, body: Mapping[str, Any]) -> Stored:
-    commit = body["commit"]
+    commit = body.get("commit", _EXAMPLE_COMMIT)
+    repository = body.get("repository", {"name": "acme/churn"})
     common: dict[str, Any] = {
         "seq": 1,
         **{name: body[name] for name in ("id", "connection", "delivery", "project")},
-        "subject": f"{body['repository']['name']}@{commit['id'] if isinstance(commit, dict) else commit}",
+        "subject": f"{repository['name']}@{commit['id'] if isinstance(commit, dict) else commit}",
         "body": json.dumps(body, ensure_ascii=False).encode(),
     }
     if kind != TYPE:
-        event = next(event for event in EVENTS if message_type(event) == kind)
-        return StoredEvent(name=event, settled_at=_EXAMPLE_TIME, **common)
+        return StoredEvent(name=_name_of(kind), settled_at=_EXAMPLE_TIME, **common)
     return StoredRequest(
         ref_update=1,
         trigger=body["trigger"],

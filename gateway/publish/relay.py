@@ -44,7 +44,7 @@ _WINDOW = 64
 # The window drains at the end of each batch: batches of 512 requests were measured to be 7 % slower.
 _BATCH_SIZE = 1024
 # The maximum duration of a batch, so that one connection's backlog does not delay the others, and a relay
-# that has lost its lead stops sending (its successor waits: `TAKE_OVER_SECONDS` in gateway/store/outbox.py).
+# that has lost its lead stops sending (its successor waits: `TAKE_OVER_SECONDS` in gateway/store/leading.py).
 _BATCH_SECONDS = 0.5
 _POLL_SECONDS = 1.0
 # How long a stopping relay waits for the confirms of what it has sent.

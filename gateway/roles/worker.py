@@ -12,6 +12,7 @@ from typing import Any
 
 from gateway.errors import StoreUnavailable
 from gateway.fetch.housekeeping import Housekeeper
+from gateway.messages.names import EXECUTION_CANCELLED
 from gateway.packages.archive import Packages
 from gateway.packages.builder import Packer
 from gateway.packages.expiry import Expiry
@@ -281,9 +282,8 @@ def _relays(parts: Parts) -> list[Relay]:
         Relay(outbox, publisher(), parts.requests.subscribe(), complete=complete)
         for outbox in outboxes(parts.database, lanes=settings.relay_lanes)
     ]
-    if settings.amqp_events:
-        events = EventOutbox(parts.database)
-        relays.append(Relay(events, publisher(), parts.requests.subscribe(), what="event"))
+    events = EventOutbox(parts.database, (EXECUTION_CANCELLED, *settings.amqp_events))
+    relays.append(Relay(events, publisher(), parts.requests.subscribe(), what="event"))
     return relays
 
 

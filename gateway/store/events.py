@@ -1,6 +1,6 @@
-"""Events: messages about how ref updates ended, beside execution requests. This table is their outbox.
+"""Events: messages about how ref updates ended, and cancellations of executions. This table is their outbox.
 
-An event is written in the transaction that settles its ref update, and deleted after the broker's confirm.
+An event is written in the transaction of what it is about, and deleted after the broker's confirm.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -12,7 +12,7 @@ from sqlalchemy import delete, insert, select, update
 
 from gateway.store import outages
 from gateway.store.database import Database, Lock
-from gateway.store.outbox import TAKE_OVER_SECONDS
+from gateway.store.leading import TAKE_OVER_SECONDS
 from gateway.store.rows import from_row
 from gateway.store.tables import events
 
@@ -48,9 +48,13 @@ def add(conn: sqlalchemy.Connection, new: Sequence[NewEvent], *, now: datetime) 
         conn.execute(insert(events), [{**asdict(event), "settled_at": now} for event in new])
 
 
-def pending(conn: sqlalchemy.Connection, *, limit: int, without: Collection[str]) -> list[StoredEvent]:
-    """Return pending events in order, except those of the connections in `without`."""
+def pending(
+    conn: sqlalchemy.Connection, *, limit: int, without: Collection[str], names: Collection[str] | None = None
+) -> list[StoredEvent]:
+    """Return pending events in order, of these names, except those of the connections in `without`."""
     query = select(events).order_by(events.c.seq).limit(limit)
+    if names is not None:
+        query = query.where(events.c.name.in_(names))
     if without:
         query = query.where(events.c.connection.not_in(without))
     return [from_row(StoredEvent, row) for row in conn.execute(query)]
@@ -73,15 +77,16 @@ def record(
 class EventOutbox:
     """Pending events, for the one process that leads."""
 
-    def __init__(self, database: Database) -> None:
-        """Relay from this database."""
+    def __init__(self, database: Database, names: Collection[str] | None = None) -> None:
+        """Relay from this database, the events of these names or all."""
         self._database = database
+        self._names = names
 
     async def pending(self, *, limit: int, without: Collection[str]) -> list[StoredEvent] | None:
         """Return pending events; None while another process leads."""
         if not await self._database.is_leader(Lock.EVENTS, for_seconds=TAKE_OVER_SECONDS):
             return None
-        return await self._database.read(pending, limit=limit, without=without)
+        return await self._database.read(pending, limit=limit, without=without, names=self._names)
 
     async def record(
         self, *, published: Sequence[str], refused: Mapping[str, str], undeliverable: Mapping[str, str]

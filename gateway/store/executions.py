@@ -23,7 +23,7 @@ from sqlalchemy import (
 from gateway.errors import Invalid, NotFound
 from gateway.messages.execution_states import ExecutionState, OutboxState, Run, shown
 from gateway.messages.packages import package_in
-from gateway.store import commit_statuses, outages, packages, runs
+from gateway.store import cancel_events, commit_statuses, outages, packages, runs
 from gateway.store.execution_tables import execution_bodies, executions
 from gateway.store.packages import KeptPackage
 from gateway.store.publishing_lanes import SINGLE, PublishingLane
@@ -93,7 +93,8 @@ class StoredRequest:
     @property
     def shown_state(self) -> ExecutionState:
         """The state that people see."""
-        return shown(self.state, None if self.run is None else self.run.state)
+        reported = None if self.run is None else self.run.state
+        return shown(self.state, reported, is_cancelled=self.cancel_requested_at is not None)
 
 
 # Built once: building one takes longer than running it.
@@ -173,7 +174,8 @@ def _row(request: NewRequest, *, ref_update: int, now: datetime) -> dict[str, An
 def _revive(conn: sqlalchemy.Connection, seq: int, body: bytes, *, now: datetime) -> None:
     """Make a request that ended unpublished pending again, with its new body."""
     mine = executions.c.seq == seq
-    conn.execute(update(executions).where(mine).values(state="pending", reason=None, planned_at=now))
+    revived = {"state": "pending", "reason": None, "planned_at": now, "cancel_requested_at": None}
+    conn.execute(update(executions).where(mine).values(revived))
     its_body = execution_bodies.c.execution == seq
     conn.execute(update(execution_bodies).where(its_body).values(body=body))
 
@@ -208,11 +210,7 @@ def record(
 ) -> None:
     """Record which requests were published, and why the broker refused others, temporarily or permanently."""
     if published:
-        conn.execute(
-            update(executions)
-            .where(executions.c.id.in_(published))
-            .values(state="published", reason=None, published_at=now)
-        )
+        _record_published(conn, published, now=now)
     for request_id, reason in refused.items():
         conn.execute(_still_pending(request_id).values(reason=reason))
     for request_id, reason in undeliverable.items():
@@ -224,6 +222,17 @@ def record(
 def _show(conn: sqlalchemy.Connection, ids: Collection[str]) -> None:
     """Let the provider show the new state of requests."""
     commit_statuses.touch(conn, select(executions.c.seq).where(executions.c.id.in_(ids)))
+
+
+def _record_published(conn: sqlalchemy.Connection, published: Sequence[str], *, now: datetime) -> None:
+    confirmed = {"state": "published", "reason": None, "published_at": now}
+    mine = executions.c.id.in_(published)
+    waiting = update(executions).where(mine, executions.c.state == "pending")
+    if conn.execute(waiting.values(confirmed)).rowcount < len(published):
+        # Some were withdrawn while they were being sent: runners now have them.
+        conn.execute(update(executions).where(mine).values(confirmed))
+        cancel_events.add(conn, published, now=now)
+        _show(conn, published)
 
 
 def drop(conn: sqlalchemy.Connection, request_id: str) -> StoredRequest:

@@ -12,6 +12,9 @@ from sqlalchemy.exc import DBAPIError
 
 from gateway.store.publishing_lanes import PublishingLane
 
+# Longer than a relay continues to send after it has read requests: see gateway/publish/relay.py.
+TAKE_OVER_SECONDS = 2.0
+
 _HOLDERS = text(
     "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1"
     " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"

@@ -6,10 +6,8 @@ from datetime import UTC, datetime
 from gateway.store import outages
 from gateway.store.database import Database, Lock
 from gateway.store.executions import StoredRequest, pending, record
+from gateway.store.leading import TAKE_OVER_SECONDS
 from gateway.store.publishing_lanes import SINGLE, PublishingLane
-
-# Longer than a relay continues to send after it has read requests: see gateway/publish/relay.py.
-TAKE_OVER_SECONDS = 2.0
 
 
 class Outbox:

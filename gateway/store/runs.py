@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, get_args
 
 import sqlalchemy
-from sqlalchemy import ColumnElement, bindparam, delete, exists, func, select
+from sqlalchemy import ColumnElement, bindparam, delete, exists, func, select, union_all
 
 from gateway.messages.execution_states import ExecutionState, Run, RunState, advance
 from gateway.messages.execution_status import ExecutionStatus
@@ -29,10 +29,14 @@ _UNKNOWN = "there is no execution with this id: its delivery is older than KEEP_
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a report has changed. `state` is that of the run after it, None if the execution is unknown."""
+    """What a report has changed. `state` is that of the run after it, None if the execution is unknown.
+
+    `cancel_requested_at` is when an operator cancelled the execution.
+    """
 
     state: RunState | None
     is_change: bool
+    cancel_requested_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +53,13 @@ class UnknownReport:
 
 
 # Built once: building one takes longer than running it.
-_NUMBERS = select(executions.c.id, executions.c.seq).where(
+_NUMBERS = select(executions.c.id, executions.c.seq, executions.c.cancel_requested_at).where(
     executions.c.id.in_(bindparam("ids", expanding=True))
 )
 _STORED = select(runs).where(runs.c.execution.in_(bindparam("numbers", expanding=True)))
 _NAMED = select(unknown_reports).where(unknown_reports.c.execution.in_(bindparam("ids", expanding=True)))
 _LAST = select(func.max(runs.c.revision))
+_WITHDRAWN = executions.alias()
 _TOO_MANY = delete(unknown_reports).where(
     unknown_reports.c.execution.in_(
         select(unknown_reports.c.execution).order_by(unknown_reports.c.last_at.desc()).offset(MAX_UNKNOWN)
@@ -72,8 +77,9 @@ def record(
     # Two transactions would overwrite each other's rows. The lock is not on the executions, which the relay
     # updates in another order.
     lock(conn, Lock.RUNS)
-    rows = conn.execute(_NUMBERS, {"ids": list({report.id for report in reports})})
+    rows = conn.execute(_NUMBERS, {"ids": list({report.id for report in reports})}).all()
     numbers: dict[str, int] = {row.id: row.seq for row in rows}
+    cancelled: dict[str, datetime | None] = {row.id: row.cancel_requested_at for row in rows}
     stored = of(conn, numbers.values())
     current, outcomes = dict(stored), []
     for report in reports:
@@ -83,7 +89,10 @@ def record(
             continue
         before = current.get(number)
         current[number] = after = advance(before, report, now=now)
-        outcomes.append(Outcome(state=after.state, is_change=after is not before))
+        outcome = Outcome(
+            state=after.state, is_change=after is not before, cancel_requested_at=cancelled[report.id]
+        )
+        outcomes.append(outcome)
     changed = [(number, run) for number, run in current.items() if run is not stored.get(number)]
     if changed:
         first = last_revision(conn) + 1
@@ -125,9 +134,25 @@ def changed_after(conn: sqlalchemy.Connection, revision: int, *, limit: int) -> 
 
 def is_shown_as(state: ExecutionState) -> ColumnElement[bool]:
     """Return the condition on executions that people see in this state."""
+    is_unreported = ~exists().where(runs.c.execution == executions.c.seq)
+    reported = select(runs.c.execution).where(runs.c.state == state)
+    if state == "cancelled":
+        its_run = runs.alias()
+        withdrawn = (
+            select(_WITHDRAWN.c.seq)
+            .outerjoin(its_run, its_run.c.execution == _WITHDRAWN.c.seq)
+            .where(
+                _WITHDRAWN.c.state == "dropped",
+                _WITHDRAWN.c.cancel_requested_at.is_not(None),
+                its_run.c.execution.is_(None),
+            )
+        )
+        return executions.c.seq.in_(union_all(reported, withdrawn))
     if state in get_args(RunState):
-        return executions.c.seq.in_(select(runs.c.execution).where(runs.c.state == state))
-    return (executions.c.state == state) & ~exists().where(runs.c.execution == executions.c.seq)
+        return executions.c.seq.in_(reported)
+    if state == "dropped":
+        is_unreported &= executions.c.cancel_requested_at.is_(None)
+    return (executions.c.state == state) & is_unreported
 
 
 def unknown(conn: sqlalchemy.Connection, ids: Collection[str]) -> list[UnknownReport]:

@@ -21,8 +21,8 @@ from gateway.provider_apis.statuses import CommitStatus, StatusApi, StatusMemory
 from gateway.provider_apis.webhooks import Place
 from gateway.store import status_tasks
 from gateway.store.database import Database, Lock
+from gateway.store.leading import TAKE_OVER_SECONDS
 from gateway.store.notify import Waiter
-from gateway.store.outbox import TAKE_OVER_SECONDS
 from gateway.store.status_tasks import Claimed
 from gateway.worker.polling import claim_if_due, poll, work_on
 from gateway.worker.verdicts import status_of

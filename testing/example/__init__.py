@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.messages.events import TriggerFailure
+from gateway.messages.execution_cancelled import ExecutionCancelled, cancel_id
 from gateway.messages.execution_request import ExecutionRequest, Package
 from gateway.plan.outcome import event
 from gateway.plan.planner import CommitFacts, ConnectionFacts, UpdateFacts, plan
@@ -98,6 +99,20 @@ def reports(execution: str) -> list[dict[str, Any]]:
     return made
 
 
+def _cancelled(request: ExecutionRequest) -> ExecutionCancelled:
+    """Return the message that cancels a request."""
+    return ExecutionCancelled(
+        id=cancel_id(request.id, 0),
+        execution=request.id,
+        redrive=0,
+        project=request.project,
+        connection=request.connection,
+        delivery=request.delivery,
+        trigger=request.trigger,
+        requested_at=datetime(2026, 5, 4, 12, 40, tzinfo=UTC),
+    )
+
+
 def messages() -> dict[str, list[Any]]:
     """Return the examples of each schema, by its name."""
     names = tuple(request.trigger for request in requests())
@@ -105,6 +120,7 @@ def messages() -> dict[str, list[Any]]:
     return {
         "execution-request": [request.model_dump(mode="json") for request in requests()],
         "execution-status": reports(requests()[0].id),
+        "execution-cancelled": [_cancelled(requests()[0]).model_dump(mode="json")],
         "push-fetched": [
             event(
                 "push.fetched",

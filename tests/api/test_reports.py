@@ -48,6 +48,11 @@ def execution_of(service: Service, project: Project) -> Any:
     return execution
 
 
+def receipt(state: str, cancel_requested_at: str | None = None) -> dict[str, Any]:
+    """Return the answer to a report."""
+    return {"state": state, "cancel_requested_at": cancel_requested_at}
+
+
 def report(execution: Any, state: str, sequence: int, **more: Any) -> dict[str, Any]:
     """Return the body of a report."""
     return {"id": execution["id"], "state": state, "at": AT, "sequence": sequence, **more}
@@ -62,23 +67,42 @@ def test_a_runner_reports_to_the_url_in_its_request(service: Service, project: P
     def reported(*states: tuple[str, int], **more: Any) -> list[tuple[int, Any]]:
         return [post(url, json.dumps(report(execution, *state, **more)).encode()) for state in states]
 
-    assert reported(("running", 2), ("accepted", 1), ("running", 2)) == [(200, {"state": "running"})] * 3
+    assert reported(("running", 2), ("accepted", 1), ("running", 2)) == [(200, receipt("running"))] * 3
     shown = service.api.get(f"/executions/{execution['id']}")
     assert (shown["state"], shown["reason"], shown["run"]["started_at"]) == ("running", None, AT)
     end = {"summary": "accuracy 0.93", "url": "https://ml.example/7", "metrics": {"accuracy": 0.93}}
-    assert reported(("succeeded", 3), **end) == [(200, {"state": "succeeded"})]
-    assert reported(("succeeded", 3), ("failed", 4), ("running", 2)) == [(200, {"state": "succeeded"})] * 3
+    assert reported(("succeeded", 3), **end) == [(200, receipt("succeeded"))]
+    assert reported(("succeeded", 3), ("failed", 4), ("running", 2)) == [(200, receipt("succeeded"))] * 3
     shown = service.api.get(f"/executions/{execution['id']}")
     assert shown["state"] == "succeeded"
     assert {name: shown["run"][name] for name in end} == end
     assert (shown["run"]["ended_at"], shown["run"]["accepted_at"]) == (AT, None)
 
 
+def test_the_answer_to_a_report_names_a_cancellation(service: Service, project: Project) -> None:
+    """A runner that only reports learns of it; the state is what it has reported."""
+    execution = execution_of(service, project)
+    url, path = execution["message"]["status_url"], f"/executions/{execution['id']}"
+    assert post(url, json.dumps(report(execution, "running", 1)).encode()) == (200, receipt("running"))
+    cancelled = service.api.send("POST", f"{path}/cancel", {})
+    assert (cancelled["state"], cancelled["reason"]) == ("running", None)
+    moment = cancelled["cancel_requested_at"]
+    assert service.api.send("POST", f"{path}/cancel", {}) == cancelled
+    for state, sequence in (("running", 2), ("cancelled", 3)):
+        answer = post(url, json.dumps(report(execution, state, sequence)).encode())
+        assert answer == (200, receipt(state, moment))
+    assert service.api.send("POST", f"{path}/cancel", {})["state"] == "cancelled"
+    again = service.api.send("POST", f"{path}/rerun?key=1", {})
+    assert (again["rerun_of"], again["message"]["rerun_of"]) == (execution["id"], execution["id"])
+    assert service.api.send("POST", f"{path}/rerun?key=1", {})["id"] == again["id"]
+    assert service.api.get(path)["rerun_by"] == [again["id"]]
+
+
 def test_a_report_comes_with_the_token_or_as_a_cloud_event_too(service: Service, project: Project) -> None:
     """In structured mode, as SDKs of CloudEvents send it."""
     execution = execution_of(service, project)
     path = f"/executions/{execution['id']}/status"
-    assert service.api.send("POST", path, report(execution, "accepted", 1)) == {"state": "accepted"}
+    assert service.api.send("POST", path, report(execution, "accepted", 1)) == receipt("accepted")
     event = {
         "specversion": "1.0",
         "id": "e1",
@@ -87,7 +111,7 @@ def test_a_report_comes_with_the_token_or_as_a_cloud_event_too(service: Service,
         "data": report(execution, "rejected", 2),
     }
     url, kind = execution["message"]["status_url"], "application/cloudevents+json; charset=utf-8"
-    assert post(url, json.dumps(event).encode(), **{"content-type": kind}) == (200, {"state": "rejected"})
+    assert post(url, json.dumps(event).encode(), **{"content-type": kind}) == (200, receipt("rejected"))
 
 
 def test_only_a_valid_signature_or_the_token_may_report(service: Service, project: Project) -> None:

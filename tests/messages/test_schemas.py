@@ -8,6 +8,7 @@ import jsonschema
 import pytest
 
 from gateway.messages.events import event_schema
+from gateway.messages.execution_cancelled import cancelled_schema
 from gateway.messages.execution_request import schema
 from gateway.messages.execution_status import status_schema
 from gateway.messages.schema import examples
@@ -19,6 +20,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 SCHEMAS = {
     "execution-request": schema(),
     "execution-status": status_schema(),
+    "execution-cancelled": cancelled_schema(),
     "push-fetched": event_schema("push.fetched"),
     "delivery-failed": event_schema("delivery.failed"),
 }
@@ -91,7 +93,7 @@ def test_the_parser_of_asyncapi_accepts_the_document(pytestconfig: pytest.Config
     modules = installed(pytestconfig.cache, *PARSER)
     found = run_node(PARSE, str(modules), str(DOCS / "asyncapi.json"))
     assert found["problems"] == []
-    assert len(found["channels"]) == 7
+    assert len(found["channels"]) == 8
     assert [channel for channel, operations in found["channels"] if operations == 0] == []
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import sqlalchemy
 
-from gateway.store import executions, outages, reruns, supersession
+from gateway.store import cancellations, executions, outages, reruns, supersession
 from gateway.store.database import Database
 from gateway.store.executions import OMITTED, StoredRequest
 from gateway.store.outbox import Outbox
@@ -229,6 +229,8 @@ OF_ONE: dict[str, Callable[[sqlalchemy.Connection, int], object]] = {
     "record": lambda t, _: executions.record(
         t, published=["c1-first"], refused={"c1-second": "full"}, undeliverable={}, now=LATER
     ),
+    "cancel": lambda t, _: cancellations.cancel(t, "c1-published", now=LATER),
+    "rerun": lambda t, _: reruns.rerun(t, "c1-published", now=LATER),
     "republish": lambda t, _: reruns.republish(t, "c1-published", now=LATER),
     "never": lambda t, _: executions.record(
         t, published=[], refused={}, undeliverable={"c1-second": "large"}, now=LATER

@@ -27,6 +27,7 @@ from testing.service import Project, Service, run_pushgate, wait_for
 from tests.publish.runner import Runner
 
 DAY = timedelta(days=1)
+STOP = "dev.pushgate.execution.cancelled.v1"
 
 
 @pytest.fixture
@@ -141,7 +142,7 @@ def test_an_execution_is_published_again_by_command_and_in_the_dashboard(
     path = f"/executions/{execution['id']}"
     published(publishing, execution)
     first, _ = take(broker, queue)
-    assert reported(first, "failed") == {"state": "failed"}
+    assert reported(first, "failed")["state"] == "failed"
 
     done = run_pushgate("republish", execution["id"], service=publishing)
     assert (done.returncode, done.stdout) == (
@@ -152,7 +153,7 @@ def test_an_execution_is_published_again_by_command_and_in_the_dashboard(
     assert (second.message_id, second.headers["ce-redrive"]) == (first.message_id, "1")
     assert downloaded(package) == package["sha256"]
     shown = published(publishing, execution)
-    assert reported(second, "running") == {"state": "running"}
+    assert reported(second, "running")["state"] == "running"
     assert (shown["redrives"], shown["republished_at"] > execution["planned_at"]) == (1, True)
     assert shown["published_at"] > shown["republished_at"]
 
@@ -164,6 +165,55 @@ def test_an_execution_is_published_again_by_command_and_in_the_dashboard(
     assert (third.message_id, third.headers["ce-redrive"]) == (first.message_id, "2")
     explained = run_pushgate("explain", execution["id"], service=publishing)
     assert "redrive 2, requested 20" in explained.stdout
+
+
+def test_an_execution_is_cancelled_and_run_again_by_command_and_in_the_dashboard(
+    publishing: Service, project: Project, broker: Broker, queue: str
+) -> None:
+    """The runner is told after it has the request; the re-run is another request for the same package."""
+    execution = push(publishing, project)
+    published(publishing, execution)
+    stops = f"{queue}-stops"
+    asyncio.run(bind(broker, stops, exchange=queue, key="execution.cancelled.#"))
+    done = run_pushgate("cancel", execution["id"], service=publishing)
+    assert done.stdout == f"{execution['id']} is published: its runner is told to stop it\n", done.stderr
+    first, package = take(broker, queue)
+    [stop] = asyncio.run(taken_from(broker, stops))
+    assert (stop.type, stop.routing_key) == (STOP, f"execution.cancelled.{execution['project']}")
+    body = json.loads(stop.body)
+    assert (body["execution"], body["redrive"], body["id"]) == (execution["id"], 0, stop.message_id)
+    answer = reported(first, "cancelled")
+    assert answer == {"state": "cancelled", "cancel_requested_at": body["requested_at"]}
+
+    with running_browser() as browser, visit(browser, publishing) as page:
+        page.goto(f"/executions/{execution['id']}")
+        page.get_by_role("button", name="Re-run").click()
+        page.get_by_role("link", name="this execution").click()
+        expect(page.get_by_role("main")).to_contain_text("Re-run by")
+    second, same = take(broker, queue)
+    request = json.loads(second.body)
+    assert (request["id"], request["rerun_of"]) == (second.message_id, execution["id"])
+    assert (same["id"], request["id"] == execution["id"]) == (package["id"], False)
+    explained = run_pushgate("explain", execution["id"], service=publishing).stdout
+    assert f"execution {request['id']}, a re-run of {execution['id']}" in explained
+    assert "cancel requested 20" in explained
+    again = run_pushgate("rerun", request["id"], service=publishing)
+    assert again.stdout.endswith(f" runs {request['id']} again\n"), again.stderr
+
+
+async def bind(broker: Broker, name: str, *, exchange: str, key: str) -> None:
+    """Declare a queue, as a runner that obeys cancellations does."""
+    async with Runner(broker.url) as runner:
+        queue = await runner.channel.declare_queue(name, durable=True)
+        await queue.bind(exchange, key)
+
+
+async def taken_from(broker: Broker, name: str) -> list[AbstractIncomingMessage]:
+    """Take one message, and delete the queue."""
+    async with Runner(broker.url) as runner:
+        messages = await runner.take(name, 1)
+        await runner.channel.queue_delete(name)
+        return messages
 
 
 def test_without_a_broker_a_request_is_dropped_but_not_republished(

@@ -20,6 +20,7 @@ from gateway.store import (
     claims,
     connections,
     identities,
+    notification_channels,
     platforms,
     reconciliations,
     source_apps,
@@ -168,6 +169,7 @@ def _rewrap(settings: Settings) -> int:
             connections.rewrap,
             platforms.rewrap,
             identities.rewrap,
+            notification_channels.rewrap,
             source_apps.rewrap,
             status_webhooks.rewrap,
         )

@@ -44,6 +44,12 @@ STATUSES = Counter(
     ["provider", "outcome"],
     registry=REGISTRY,
 )
+NOTIFICATIONS = Counter(
+    "pushgate_notifications",
+    "Messages to notification channels by kind and outcome: sent, postponed, or refused for good.",
+    ["kind", "outcome"],
+    registry=REGISTRY,
+)
 WEBHOOK_REPAIRS = Counter(
     "pushgate_webhook_repairs",
     "Registered webhooks that differed from what is needed, and were repaired.",

@@ -6,7 +6,6 @@ from typing import Annotated, Any, Self, get_args
 from pydantic import Field
 from typing_extensions import TypeAliasType
 
-from gateway.api import connection_health
 from gateway.api.schemas import PackageFormat, Page, Provider, ShownAs, one_of
 from gateway.api.views import View, view_of
 from gateway.fetch.reasons import CHECK_THE_NETWORK, Access, repair_of
@@ -14,6 +13,7 @@ from gateway.plan.triggers import Trigger
 from gateway.store.connection_facts import ConnectionFacts
 from gateway.store.connections import Connection
 from gateway.store.reconciliations import ReconciliationState
+from gateway.worker import connection_health
 
 _START_A_WORKER = "check that a process with the role all or worker is running and not overloaded"
 
@@ -139,7 +139,8 @@ class HealthView(View):
     @classmethod
     def of(cls, connection: Connection, facts: ConnectionFacts, *, now: datetime) -> Self:
         """Return the health of a connection."""
-        found = connection_health.health(connection, facts, _access(connection), now=now)
+        access = connection_health.access_of(connection)
+        found = connection_health.health(connection, facts, access, now=now)
         return view_of(cls, found, findings=[view_of(FindingView, one) for one in found.findings])
 
 
@@ -235,7 +236,7 @@ class ConnectionView(View):
         since: datetime | None = None,
     ) -> "ConnectionView":
         """Return the view of a connection, without secrets. Looks at the remote count from `since` on."""
-        access = _access(connection)
+        access = connection_health.access_of(connection)
         return view_of(
             cls,
             connection,
@@ -255,14 +256,6 @@ def _source(connection: Connection, facts: ConnectionFacts) -> SourceOfConnectio
     if connection.source is None:
         return None
     return SourceOfConnectionView(id=connection.source, name=facts.source or connection.source)
-
-
-def _access(connection: Connection) -> Access:
-    if connection.deploy_key is not None:
-        return "ssh key"
-    if connection.has_credentials:
-        return "login"
-    return "none" if connection.identity is None else "identity"
 
 
 class ConnectionCreated(ConnectionView):

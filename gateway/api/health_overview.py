@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 import sqlalchemy
 from starlette.requests import Request
 
-from gateway.api.connection_health import STATES
 from gateway.api.connection_views import ConnectionHealthView, HealthPage, HealthView
 from gateway.api.openapi import Operation
 from gateway.api.query import choice, limit
@@ -14,6 +13,7 @@ from gateway.api.views import view_of
 from gateway.store import connections
 from gateway.store.connection_facts import facts
 from gateway.store.database import Database
+from gateway.worker.connection_health import STATES
 
 # How many connections a filter examines for one answer.
 _MAX_EXAMINED = 1000

@@ -36,6 +36,7 @@ _COMPONENT = "#/components/schemas/"
 _TAGS = {
     "connections": "Connected repositories: their settings, secrets and refs.",
     "identities": "What Pushgate is at the providers: tokens that connections share.",
+    "notification-channels": "Where notifications go, and which.",
     "health": "Whether webhooks arrive and repositories can be read, and what to do if not.",
     "sources": "Organisations and servers with one webhook, whose repositories are connected by rules.",
     "deliveries": "What providers have sent, and what became of it.",
@@ -48,12 +49,14 @@ _TAGS = {
 _IDS = {
     "connections": "the id of the connection",
     "identities": "the id or the name of the identity",
+    "notification-channels": "the id or the name of the notification channel",
     "sources": "the id or the name of the source",
     "deliveries": "the id of the delivery",
     "executions": "the id of the execution request",
     "packages": "the id of the package, as in `package.id` of a message",
     "repository of sources": "the provider's id of the repository",
 }
+_WAIT = {"type": "number", "minimum": 0, "maximum": MAX_WAIT_SECONDS, "default": 3}
 _QUERY: dict[str, dict[str, Any]] = {
     "connection": {"description": "only records of this connection, by its id or name"},
     "name": {"description": "only connections with exactly this name"},
@@ -106,7 +109,11 @@ _QUERY: dict[str, dict[str, Any]] = {
     },
     "wait": {
         "description": "how many seconds the answer waits for a worker to read the remote",
-        "schema": {"type": "number", "minimum": 0, "maximum": MAX_WAIT_SECONDS, "default": 3},
+        "schema": _WAIT,
+    },
+    "wait of notification-channels": {
+        "description": "how many seconds the answer waits for a worker to send the message",
+        "schema": _WAIT,
     },
 }
 _HEADERS = {

@@ -1,16 +1,14 @@
 """The commands about identities: what Pushgate is at providers, shared by connections."""
 
-import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from getpass import getpass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from gateway.cli.api_client import ApiError, part
-from gateway.cli.options import PROVIDER_NAMES, AsJson, Data, client_of, text_of
+from gateway.cli.options import PROVIDER_NAMES, AsJson, Data, client_of, read_secret
 from gateway.cli.output import empty_list, escape, local_time, out, print_json, print_list
 
 app = typer.Typer(
@@ -158,26 +156,14 @@ def _secret(
     """Return the field of requests with the secret of an identity, from a file or from standard input."""
     match kind, settings.get("credential"):
         case "github-app", _:
-            return {"private_key": _read(key_file, "private key", "--key-file")}
+            return {"private_key": read_secret(key_file, "private key", "--key-file", has_lines=True)}
         case "entra", "certificate":
-            return {"certificate": _read(key_file, "certificate", "--certificate-file")}
+            return {"certificate": read_secret(key_file, "certificate", "--certificate-file", has_lines=True)}
         case "entra", "client-secret":
-            return {"client_secret": _read(token_file, "client secret", "--token-file")}
+            return {"client_secret": read_secret(token_file, "client secret", "--token-file")}
         case "entra", _:
             return {}
-    return {"token": _read(token_file, "token", "--token-file")}
-
-
-def _read(file: Path | None, noun: str, option: str) -> str:
-    if file is not None:
-        return text_of(file) or ""
-    # A key has many lines, which nobody can enter at a prompt.
-    if sys.stdin.isatty() and noun in {"token", "client secret"}:
-        return getpass(f"{noun.capitalize()}: ")
-    secret = "" if sys.stdin.isatty() else sys.stdin.read()
-    if not secret.strip():
-        raise ApiError(f"no {noun}: write it to standard input, or pass {option}")
-    return secret
+    return {"token": read_secret(token_file, "token", "--token-file")}
 
 
 def _instant(expires: datetime | None) -> str | None:

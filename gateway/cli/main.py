@@ -18,6 +18,7 @@ from gateway.cli import (
     dry_run,
     executions,
     identities,
+    notifications,
     provider,
     redeliver,
     sources,
@@ -179,6 +180,7 @@ for commands in (connect, connections, webhooks, redeliver, dry_run, deliveries,
     app.add_typer(commands.app)
 app.add_typer(identities.app, name="identity")
 app.add_typer(sources.app, name="source")
+app.add_typer(notifications.app, name="notify")
 app.add_typer(keys, name="keys")
 
 

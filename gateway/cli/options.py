@@ -2,7 +2,9 @@
 
 import os
 import re
+import sys
 from datetime import datetime, timedelta
+from getpass import getpass
 from pathlib import Path
 from typing import Annotated
 
@@ -74,6 +76,19 @@ def text_of(path: Path | None) -> str | None:
     if text is not None and not text.strip():
         raise ApiError(f"{path} is empty")
     return text
+
+
+def read_secret(path: Path | None, noun: str, option: str, *, has_lines: bool = False) -> str:
+    """Return the secret in a file that an option names, or else from standard input. Raises `ApiError`."""
+    if path is not None:
+        return text_of(path) or ""
+    # A secret with lines, such as a key, cannot be entered at a prompt.
+    if sys.stdin.isatty() and not has_lines:
+        return getpass(f"{noun[:1].upper()}{noun[1:]}: ")
+    secret = "" if sys.stdin.isatty() else sys.stdin.read()
+    if not secret.strip():
+        raise ApiError(f"no {noun}: write it to standard input, or pass {option}")
+    return secret
 
 
 def derived_token(data: Path | None) -> str:

@@ -13,7 +13,6 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from gateway.api.auth import AdminToken, WrongToken
-from gateway.api.connection_health import warn_before
 from gateway.api.connections import Connections
 from gateway.api.deliveries import Deliveries
 from gateway.api.endpoints import (
@@ -37,6 +36,7 @@ from gateway.errors import Invalid, NotFound, PushgateError
 from gateway.intake.body import BodyReader
 from gateway.provider_apis.apis import APIS
 from gateway.threads import API
+from gateway.worker.connection_health import warn_before
 
 Page = Callable[[Request], Awaitable[Response]]
 

@@ -14,6 +14,7 @@ from gateway.api.dry_run import DryRun
 from gateway.api.executions import Executions
 from gateway.api.health_overview import HealthOverview
 from gateway.api.identities import Identities
+from gateway.api.notification_channels import NotificationChannels
 from gateway.api.openapi import Operation
 from gateway.api.packages import PackageFiles
 from gateway.api.registrations import Registrations
@@ -88,6 +89,7 @@ class _Api:
 
     connections: Connections
     identities: Identities
+    channels: NotificationChannels
     sources: Sources
     registrations: Registrations
     health: HealthOverview
@@ -102,6 +104,7 @@ class _Api:
         return [
             *self.connections.operations(),
             *self.identities.operations(),
+            *self.channels.operations(),
             *self.sources.operations(),
             *self.registrations.operations(),
             *self.health.operations(),
@@ -141,6 +144,13 @@ def _build_api(parts: Parts, cache: ConnectionCache, *, is_closing: Callable[[],
             pushes=parts.pushes,
             allow_http=settings.fetch_allow_http,
             hosts=settings.fetch_hosts,
+        ),
+        channels=NotificationChannels(
+            database=database,
+            keyring=parts.keyring,
+            pushes=parts.pushes,
+            base_url=settings.base_url,
+            allow_http=settings.fetch_allow_http,
         ),
         sources=Sources(
             database=database,

@@ -22,6 +22,7 @@ from gateway.provider_apis.entra_sign_in import EntraIdentities
 from gateway.provider_apis.github_app_sign_in import GitHubApps
 from gateway.provider_apis.sign_in import SignIn
 from gateway.publish.brokers import Brokers, Tls
+from gateway.publish.dead_letters import count_dead_letters
 from gateway.publish.rabbitmq import RabbitMQ
 from gateway.publish.relay import Relay
 from gateway.publish.reports import ReportConsumer
@@ -40,6 +41,8 @@ from gateway.worker.fetch_and_plan import FetchAndPlan
 from gateway.worker.heartbeat import Heartbeat
 from gateway.worker.identity_checker import IdentityChecker
 from gateway.worker.identity_expiry import IdentityExpiry
+from gateway.worker.notification_observer import NotificationObserver
+from gateway.worker.notification_sender import NotificationSender
 from gateway.worker.periodic import run_daily
 from gateway.worker.platform_fetcher import PlatformFetcher
 from gateway.worker.queue_repair import QueueRepair
@@ -95,6 +98,7 @@ def build_worker(parts: Parts, slot: int) -> Work:
         _build_redelivery(parts, apis, sign_in).run,
         _build_identity_checker(parts, apis, sign_in).run,
         _build_status_sender(parts, apis, sign_in).run,
+        *_of_notifications(parts, apis),
         partial(run_daily, expiry.run, of="packages"),
         partial(run_daily, _build_expiry(parts, apis, sign_in).run, of="identities"),
         *(reconciler.run for reconciler in _reconcilers(parts, remotes)),
@@ -147,6 +151,24 @@ def _build_status_sender(parts: Parts, apis: ProviderApis, sign_in: SignIn) -> S
         sign_in=sign_in,
         base_url=parts.settings.base_url,
     )
+
+
+def _of_notifications(parts: Parts, apis: ProviderApis) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+    """Return what observes what people want to be told, and what sends it."""
+    settings, count = parts.settings, None
+    if settings.amqp_url is not None:
+        brokers = Brokers(settings.amqp_url.get_secret_value(), _tls(settings))
+        count = partial(count_dead_letters, brokers, parts.topology)
+    observer = NotificationObserver(
+        database=parts.database,
+        count_dead_letters=count,
+        dead_queue=parts.topology.dead_queue,
+        base_url=settings.base_url,
+    )
+    sender = NotificationSender(
+        database=parts.database, keyring=parts.keyring, wakeups=parts.pushes.subscribe(), apis=apis
+    )
+    return [observer.run, sender.run]
 
 
 def _of_sources(

@@ -65,6 +65,7 @@ class Lock(IntEnum):
     REDELIVERIES = 5_074_719
     RUNS = 5_074_720
     STATUSES = 5_074_721
+    NOTIFICATIONS = 5_074_722
 
 
 def lock(conn: Connection, which: Lock) -> None:

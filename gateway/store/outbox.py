@@ -3,9 +3,11 @@
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 
-from gateway.store import outages
+import sqlalchemy
+
+from gateway.store import executions, outages, unexecuted
 from gateway.store.database import Database, Lock
-from gateway.store.executions import StoredRequest, pending, record
+from gateway.store.executions import StoredRequest, pending
 from gateway.store.leading import TAKE_OVER_SECONDS
 from gateway.store.publishing_lanes import SINGLE, PublishingLane
 
@@ -32,7 +34,7 @@ class Outbox:
     ) -> None:
         """Record the broker's answers; see `executions.record`."""
         await self._database.write(
-            record,
+            _record,
             published=published,
             refused=refused,
             undeliverable=undeliverable,
@@ -50,6 +52,18 @@ class Outbox:
         if outage is not None and self._lane != SINGLE:
             await self._database.step_down(Lock.RELAY, self._lane)
         return recorded
+
+
+def _record(
+    conn: sqlalchemy.Connection,
+    *,
+    published: Sequence[str],
+    refused: Mapping[str, str],
+    undeliverable: Mapping[str, str],
+    now: datetime,
+) -> None:
+    executions.record(conn, published=published, refused=refused, undeliverable=undeliverable, now=now)
+    unexecuted.add_undeliverable(conn, undeliverable)
 
 
 def outboxes(database: Database, *, lanes: int) -> list[Outbox]:

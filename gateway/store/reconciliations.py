@@ -229,6 +229,11 @@ def count_silent(conn: sqlalchemy.Connection) -> int:
     return count
 
 
+def silent(conn: sqlalchemy.Connection) -> list[str]:
+    """Return the connections that are silent."""
+    return list(conn.execute(_silent(reconciliations.c.connection)).scalars())
+
+
 def _silent(*columns: Any) -> Select[Any]:
     """Select from the connections that are silent, with the deliveries of their recovered pushes.
 

@@ -22,6 +22,7 @@ from gateway.store import (  # noqa: F401 - their tables
     app_tables,
     columns,
     execution_tables,
+    notification_tables,
     redelivery_tables,
     run_tables,
 )

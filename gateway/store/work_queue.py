@@ -18,6 +18,7 @@ from gateway.store import (
     ready_queue,
     supersession,
     tables,
+    unexecuted,
 )
 from gateway.store.columns import Instant
 from gateway.store.commit_statuses import Expected
@@ -206,6 +207,14 @@ def settle(
             _supersede(conn, settlement)
         if changed.rowcount:
             events.add(conn, settlement.events, now=now)
+            unexecuted.add_unplanned(
+                conn,
+                update_seq,
+                state=settlement.state,
+                reason=settlement.reason,
+                verdicts=settlement.verdicts,
+                planned={request.trigger for request in settlement.requests},
+            )
         if changed.rowcount and settlement.statuses is not None:
             _expect_statuses(conn, connection, settlement, settlement.statuses, now=now)
     for postponement in postponed:

@@ -33,6 +33,7 @@ def test_versions_agree_on_the_locks_of_a_server() -> None:
         "REDELIVERIES": 5074719,
         "RUNS": 5074720,
         "STATUSES": 5074721,
+        "NOTIFICATIONS": 5074722,
     }
 
 

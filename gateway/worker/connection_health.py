@@ -59,6 +59,15 @@ class Health:
     findings: Sequence[Finding]
 
 
+def access_of(connection: Connection) -> Access:
+    """Return the kind of the credentials that fetches use."""
+    if connection.deploy_key is not None:
+        return "ssh key"
+    if connection.has_credentials:
+        return "login"
+    return "none" if connection.identity is None else "identity"
+
+
 def health(connection: Connection, facts: ConnectionFacts, access: Access, *, now: datetime) -> Health:
     """Return the health of a connection by its recorded facts."""
     found = [

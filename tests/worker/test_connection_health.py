@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from gateway.api.connection_health import STATES, health
 from gateway.store.connection_facts import ConnectionFacts
 from gateway.store.connections import SecretDates
 from gateway.store.identities import Identity
@@ -15,6 +14,7 @@ from gateway.store.other_repositories import OtherRepository
 from gateway.store.reconciliations import ReconciliationState, Silence
 from gateway.store.refusals import Refusal
 from gateway.store.registrations import Registration
+from gateway.worker.connection_health import STATES, health
 from testing.records import NOW, made
 
 

@@ -1,0 +1,134 @@
+"""The commands about notifications: where they go, and which."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gateway.cli.api_client import ApiError, part
+from gateway.cli.options import AsJson, Data, client_of, read_secret
+from gateway.cli.output import empty_list, escape, local_time, out, print_json, print_list
+
+# As in gateway.store.notification_channels, which takes long to import.
+_KINDS = ("slack", "teams", "webhook", "smtp")
+_HAPPENINGS = ("run-failed", "run-recovered", "webhook-silent", "remote-refuses", "dead-letters")
+_WAIT = 15
+
+app = typer.Typer(
+    help="Tell people when a run fails or recovers, a webhook is silent, a remote refuses Pushgate, or dead"
+    " letters arrive.",
+    no_args_is_help=True,
+)
+
+Name = Annotated[str, typer.Argument(help="The channel's name.")]
+
+
+@app.command()
+def add(
+    name: Name,
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="slack, an incoming webhook of Slack or Mattermost; teams, a workflow of Microsoft Teams;"
+            " webhook, a signed webhook; smtp, mail."
+        ),
+    ],
+    url_file: Annotated[
+        Path | None,
+        typer.Option(help="A file with the URL; by default, it is read from standard input."),
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="For mail: the server.")] = None,
+    port: Annotated[int | None, typer.Option(help="For mail: its port; by default 587.")] = None,
+    security: Annotated[
+        str | None, typer.Option(help="For mail: starttls, the default, or tls, usually on port 465.")
+    ] = None,
+    user: Annotated[
+        str | None, typer.Option(help="For mail: the user, whose password is read from standard input.")
+    ] = None,
+    password_file: Annotated[Path | None, typer.Option(help="For mail: a file with the password.")] = None,
+    sender: Annotated[str | None, typer.Option("--from", help="For mail: the sender's address.")] = None,
+    recipients: Annotated[
+        list[str] | None, typer.Option("--to", help="For mail: a recipient's address; repeatable.")
+    ] = None,
+    happenings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--on", help=f"What to notify of, by default all: {', '.join(_HAPPENINGS)}; repeatable."
+        ),
+    ] = None,
+    connections: Annotated[
+        list[str] | None,
+        typer.Option("--connection", help="A glob of connections' names, such as acme/*; repeatable."),
+    ] = None,
+    projects: Annotated[
+        list[str] | None, typer.Option("--project", help="A glob of the platform's projects; repeatable.")
+    ] = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add a channel. Its URL comes from standard input or a file, and is never shown again."""
+    if kind not in _KINDS:
+        raise ApiError(f"--kind must be one of {', '.join(_KINDS)}")
+    body: dict[str, Any] = {"name": name, "kind": kind}
+    if kind == "smtp":
+        mail = {"host": host, "port": port, "security": security, "user": user, "sender": sender}
+        body["mail"] = {key: value for key, value in mail.items() if value is not None}
+        body["mail"]["recipients"] = recipients or []
+        if user is not None:
+            body["password"] = read_secret(password_file, "password", "--password-file").strip()
+    else:
+        body["url"] = read_secret(url_file, "URL", "--url-file").strip()
+    rules = {"happenings": happenings, "connections": connections, "projects": projects}
+    body |= {key: value for key, value in rules.items() if value}
+    made = client_of(data).send("POST", "/notification-channels", body)
+    if as_json:
+        print_json(made)
+        return
+    out.print(f"Added. Try it with `pushgate notify test {escape(name)}`.", soft_wrap=True)
+    if made["secret"]:
+        out.print("The secret for the receiver, which is shown only now:")
+        out.print(f"  {made['secret']}", soft_wrap=True)
+
+
+@app.command("list")
+def list_command(data: Data = None, as_json: AsJson = False) -> None:
+    """List the channels, without their URLs and passwords, and why messages could not be sent."""
+    answer = {"items": list(client_of(data).items("/notification-channels")), "next": None}
+
+    def row(channel: Any) -> list[str]:
+        last = local_time(channel["sent_at"]) if channel["sent_at"] else "-"
+        problem = f"[red]{escape(channel['problem'])}[/red]" if channel["problem"] else "-"
+        texts = [channel["name"], channel["kind"], _target(channel), ", ".join(channel["happenings"])]
+        globs = ", ".join([*channel["connections"], *channel["projects"]]) or "all"
+        return [*map(escape, texts), escape(globs), last, problem]
+
+    columns = ["name", "kind", "to", "on", "connections", "last sent", "problem"]
+    print_list(answer, columns, row, empty=empty_list("notification channels"), as_json=as_json)
+
+
+@app.command("test")
+def send_test(name: Name, data: Data = None, as_json: AsJson = False) -> None:
+    """Send a test message now. The exit status is 1 if it could not be sent."""
+    client, path = client_of(data), f"/notification-channels/{part(name)}"
+    before = client.get(path)
+    channel = client.send("POST", f"{path}/test", wait=_WAIT)
+    if as_json:
+        print_json(channel)
+    if channel["tried_at"] == before["tried_at"]:
+        raise ApiError(f"no worker has sent the message within {_WAIT} s: is one running?")
+    if channel["problem"]:
+        raise ApiError(f"the message could not be sent: {channel['problem']}")
+    if not as_json:
+        out.print("Sent.")
+
+
+@app.command()
+def remove(name: Name, data: Data = None) -> None:
+    """Delete a channel, and what was still to be sent there."""
+    client_of(data).send("DELETE", f"/notification-channels/{part(name)}")
+    out.print("Deleted.")
+
+
+def _target(channel: Any) -> str:
+    mail = channel["mail"]
+    return channel["host"] if mail is None else ", ".join(mail["recipients"])

@@ -24,6 +24,7 @@ from gateway.api.endpoints import (
 )
 from gateway.api.executions import Executions
 from gateway.api.identities import Identities
+from gateway.api.notification_channels import NotificationChannels
 from gateway.api.query import refuse_nul, refuse_unknown
 from gateway.api.registrations import Registrations, RegistrationView
 from gateway.api.sources import Sources
@@ -52,6 +53,7 @@ class Pages:
 
     connections: Connections
     identities: Identities
+    channels: NotificationChannels
     registrations: Registrations
     sources: Sources
     apps: AppPages
@@ -67,6 +69,7 @@ class Pages:
         offered = [
             *self.connections.operations(),
             *self.identities.operations(),
+            *self.channels.operations(),
             *self.sources.operations(),
             *self.deliveries.operations(),
             *self.executions.operations(),
@@ -93,6 +96,8 @@ class Pages:
             ("/sources/{id}/remove-webhook", "POST", self._action(registrations.remove_source_webhook)),
             ("/sources/{id}/redeliver", "POST", self._action(registrations.redeliver_to_source)),
             ("/identities", "GET", self._filtered(self.list_identities, api["/identities"])),
+            ("/notifications", "GET", self._filtered(self.list_channels, api["/notification-channels"])),
+            ("/notifications/{id}/test", "POST", self.test_channel),
             ("/deliveries", "GET", self._filtered(self.list_deliveries, api["/deliveries"])),
             ("/deliveries/{id}", "GET", self.show_delivery),
             ("/deliveries/{id}/replay", "POST", self._action(self.deliveries.replay_delivery)),
@@ -148,6 +153,16 @@ class Pages:
         return self.renderer.page(
             "identities.html", page=page, query=dict(request.query_params), warn_before=warn_before
         )
+
+    async def list_channels(self, request: Request) -> Response:
+        """`GET /notifications`: list notification channels, without their secrets."""
+        page = await self.channels.list_channels(request)
+        return self.renderer.page("notifications.html", page=page, query=dict(request.query_params))
+
+    async def test_channel(self, request: Request) -> Response:
+        """`POST /notifications/{id}/test`: send a test message, and show whether it was sent."""
+        await self.channels.test_channel(request)
+        return self.renderer.redirect("/notifications")
 
     async def list_sources(self, request: Request) -> Response:
         """`GET /sources`: list sources."""

@@ -185,6 +185,7 @@ def _build_pages(parts: Parts, api: _Api, token: AdminToken) -> Pages:
     return Pages(
         connections=api.connections,
         identities=api.identities,
+        channels=api.channels,
         registrations=api.registrations,
         sources=api.sources,
         apps=AppPages(sources=api.sources, renderer=renderer),

@@ -83,6 +83,8 @@ def test_every_link_leads_somewhere_and_no_page_has_a_secret(service: Service, p
     token = "github_pat_canary_5d1e"
     service.api.send("POST", "/identities", {"name": "acme-bot", "provider": "github", "token": token})
     source = with_source(service, project)
+    slack = {"name": "ml-team", "kind": "slack", "url": f"https://hooks.slack.com/services/{token}"}
+    service.api.send("POST", "/notification-channels", slack)
     for number in range(60):
         service.deliver(connection, project.payload(None, pushed, f"refs/heads/branch-{number}"))
     _, last = service.deliver(connection, project.payload(None, pushed, "refs/heads/last"))
@@ -118,7 +120,8 @@ def test_every_link_leads_somewhere_and_no_page_has_a_secret(service: Service, p
             there = {urljoin(url, link) for link in links.found}
             waiting |= {one for one in there if one.startswith(f"{service.url}/")} - seen
     paths = {urlsplit(url).path.split("/")[1] for url in seen}
-    assert paths == {"", "connections", "deliveries", "executions", "identities", "sources", "static"}
+    sections = {"connections", "deliveries", "executions", "identities", "notifications", "sources"}
+    assert paths == {"", "static"} | sections
     assert any("cursor=" in url for url in seen)
 
 
@@ -347,3 +350,23 @@ def test_an_identity_that_ends_soon_is_marked(service: Service) -> None:
     _, text, _ = got(f"{service.url}/connections", signed_in(service))
     # The host is looked up meanwhile, and does not exist.
     assert any(f'<span class="state {state}">{state}</span>' in text for state in ("warning", "failing"))
+
+
+def test_a_notification_channel_is_tested_from_its_page(service: Service) -> None:
+    """The page shows the outcome of the test."""
+    made = service.api.send(
+        "POST", "/notification-channels", {"name": "ops", "kind": "slack", "url": "http://127.0.0.1:9/x"}
+    )
+    form = http.client.HTTPConnection(urlsplit(service.url).netloc)
+    headers = {"cookie": signed_in(service), "origin": service.url}
+    form.request("POST", f"/notifications/{made['id']}/test", headers=headers)
+    answer = form.getresponse()
+    assert (answer.status, answer.headers["location"]) == (303, "/notifications")
+    form.close()
+
+    def row() -> str | None:
+        _, text, _ = got(f"{service.url}/notifications", signed_in(service))
+        found = " ".join(text.partition("<td>ops</td>")[2].partition("</tr>")[0].split())
+        return found if "cannot reach 127.0.0.1" in found else None
+
+    assert '<span class="state failing">failing</span>' in wait_for(row, "the page shows the problem")

@@ -28,6 +28,7 @@ from pydantic_settings import (
 
 from gateway.errors import SettingError
 from gateway.messages.execution_request import MAX_REQUEST_BYTES
+from gateway.messages.execution_states import MAX_LOST_AFTER_HOURS
 from gateway.messages.names import EventName, Lane
 from gateway.text.validation import suggestion
 
@@ -132,6 +133,7 @@ class Settings(BaseSettings):
     package_keep_days: int = Field(default=90, ge=1, le=3650)
     package_url_days: int = Field(default=7, ge=1, le=365)
     keep_days: int = Field(default=180, ge=0, le=36_500)
+    lost_after_hours: float = Field(default=24, ge=0, le=MAX_LOST_AFTER_HOURS)
     role: Literal["all", "web", "worker"] = "all"
     workers: int = Field(default=1, ge=1, le=64)
     hang_timeout: float = Field(default=60, ge=2, le=3600)

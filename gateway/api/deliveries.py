@@ -21,7 +21,7 @@ from gateway.api.views import (
     ExplainedView,
 )
 from gateway.errors import Invalid
-from gateway.store import deliveries, executions, refusals, status_tasks, work_queue
+from gateway.store import deliveries, refusals, status_tasks, work_queue
 from gateway.store.database import Database
 from gateway.store.deliveries import RecordedDelivery, Verdict
 from gateway.store.executions import StoredRequest
@@ -137,9 +137,8 @@ class Deliveries:
         list[tuple[RecordedDelivery | RecordedRefusal, list[StoredRequest]]], dict[str, list[SentStatus]]
     ]:
         """Return deliveries with their requests, and the verdicts on their commits by delivery."""
-        has_broker = self.executions.has_broker
         found = [
-            (delivery, executions.explained(conn, requests, has_broker=has_broker))
+            (delivery, self.executions.explained(conn, requests))
             for delivery, requests in explained(conn, what)
         ]
         return found, status_tasks.of_deliveries(conn, [delivery.id for delivery, _ in found])

@@ -20,7 +20,7 @@ from gateway.messages.execution_states import ExecutionState
 from gateway.packages.signing import PackageSigner
 from gateway.packages.storage import PackageStorage
 from gateway.publish.status_urls import StatusUrls
-from gateway.store import cancellations, deliveries, executions, reruns, runs
+from gateway.store import cancellations, deliveries, executions, reruns, runs, waiting_requests
 from gateway.store.database import Database
 from gateway.store.executions import StoredRequest, expired_package
 from gateway.store.notify import Notifier
@@ -112,7 +112,7 @@ class Executions:
                 before=before,
                 limit=max_items,
             )
-            return executions.explained(conn, found, has_broker=self.has_broker), are_older
+            return self.explained(conn, found), are_older
 
         found, are_older = await self.database.read(read_page)
         items = await self.views(found)
@@ -123,10 +123,17 @@ class Executions:
         request_id = request.path_params["id"]
 
         def read_one(conn: sqlalchemy.Connection) -> list[StoredRequest]:
-            return executions.explained(conn, [executions.get(conn, request_id)], has_broker=self.has_broker)
+            return self.explained(conn, [executions.get(conn, request_id)])
 
         [view] = await self.views(await self.database.read(read_one))
         return view
+
+    def explained(
+        self, conn: sqlalchemy.Connection, requests: Sequence[StoredRequest]
+    ) -> list[StoredRequest]:
+        """Return requests, each one that waits with the reason."""
+        now = datetime.now(UTC)
+        return waiting_requests.explained(conn, requests, has_broker=self.has_broker, now=now)
 
     async def views(self, requests: Sequence[StoredRequest]) -> list[ExecutionView]:
         """Return the views of requests, with URLs that work now."""

@@ -57,8 +57,8 @@ ExecutionState = TypeAliasType(
         one_of(
             get_args(execution_states.ExecutionState),
             "`pending` until the broker confirms it as `published`; then what its runner reports: `accepted`,"
-            " `running`, and one of the ends `succeeded`, `failed`, `cancelled`, `rejected`; `lost`, the"
-            " runner has fallen silent; `superseded` by a later commit; `undeliverable`, the broker refuses"
+            " `running`, and one of the ends `succeeded`, `failed`, `cancelled`, `rejected`; `lost`, nothing"
+            " was reported for too long; `superseded` by a later commit; `undeliverable`, the broker refuses"
             " it permanently; `dropped` by an operator",
         ),
     ],
@@ -290,18 +290,25 @@ class RunOutputView(View):
 
 
 class RunView(View):
-    """What runners have reported. Each field but `reported_at` is null if no report has it."""
+    """What runners have reported. Each field is null if no report has it."""
 
     accepted_at: datetime | None = Field(description="when a runner took the request over")
     started_at: datetime | None = Field(description="when it began to run")
     ended_at: datetime | None = Field(description="when it ended")
-    reported_at: datetime = Field(description="when Pushgate received the report that counts")
+    lost_at: datetime | None = Field(description="when it was last given up as lost, for lack of reports")
+    reported_at: datetime | None = Field(description="when Pushgate received the report that counts")
     url: str | None = Field(description="a web page about the run")
     log_url: str | None = Field(description="a web page with its log")
     summary: str | None = Field(description="what came out, for people")
     metrics: dict[str, float] | None = Field(description="measured numbers by name")
     outputs: list[RunOutputView] | None = Field(description="the files that the run has made")
     runner: str | None = Field(description="the runner and its version")
+
+    @classmethod
+    def of(cls, run: execution_states.Run) -> Self:
+        """Return the view of a run."""
+        is_reported = run.sequence != execution_states.NO_REPORT
+        return view_of(cls, run, reported_at=run.reported_at if is_reported else None)
 
 
 class ExecutionSummary(View):
@@ -317,7 +324,7 @@ class ExecutionSummary(View):
     trigger: str = Field(description="the name of the trigger")
     target: str = Field(description="the name of the step, pipeline or task", examples=["train"])
     state: ExecutionState = Field(description="what became of it")
-    reason: str | None = Field(description="why it waits, or why it was not published")
+    reason: str | None = Field(description="why it waits, why it was not published, or why it is lost")
     superseded_by: str | None = Field(description="the id of the later request that replaced it")
     lane: str | None = Field(description="the priority lane that the trigger names")
     planned_at: datetime = Field(description="when it was planned")
@@ -336,9 +343,17 @@ class ExecutionSummary(View):
     @classmethod
     def summary_of(cls, stored: StoredRequest, **given: Any) -> Self:
         """Return the view of an execution request; `given` are the fields that it has besides."""
-        # The reason is the outbox's.
-        reason = stored.reason if stored.run is None else None
-        return view_of(cls, stored, state=stored.shown_state, reason=reason, **given)
+        run = stored.run
+        # The stored reason is the outbox's.
+        reason = stored.reason if run is None else execution_states.why_lost(run)
+        return view_of(
+            cls,
+            stored,
+            state=stored.shown_state,
+            reason=reason,
+            run=None if run is None else RunView.of(run),
+            **given,
+        )
 
 
 class ExecutionView(ExecutionSummary):

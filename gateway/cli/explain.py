@@ -119,7 +119,7 @@ def _add_execution(tree: Tree, execution: Mapping[str, Any]) -> None:
     if execution["run"] is not None:
         _add_run(branch, execution)
     elif execution["state"] == "published":
-        branch.add(f"{state}, confirmed by the broker {execution['published_at']}")
+        branch.add(f"{state}, confirmed by the broker {execution['published_at']}{_because(execution)}")
     elif execution["state"] == "pending" and execution["reason"] is None:
         branch.add(f"{state}: {WAITS}")
     else:
@@ -141,7 +141,7 @@ def _add_run(branch: Tree, execution: Mapping[str, Any]) -> None:
     if run["ended_at"] is not None:
         branch.add(f"{coloured(execution['state'])} {run['ended_at']}{run_summary(run)}")
     elif execution["state"] == "lost":
-        branch.add(f"{coloured('lost')}: the runner last reported {run['reported_at']}")
+        branch.add(f"{coloured('lost')} {run['lost_at']}{_because(execution)}")
     elif said := run_summary(run):
         branch.add(f"reported {run['reported_at']}{said}")
 

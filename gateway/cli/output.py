@@ -177,10 +177,12 @@ def execution_line(execution: Any) -> str:
 def state_line(execution: Any) -> str:
     """Return on one line what a runner has reported about an execution."""
     run = execution["run"]
+    reason = f": {escape(execution['reason'])}" if execution["reason"] else ""
+    at = run["lost_at"] if execution["state"] == "lost" else run["reported_at"]
     return (
-        f"{local_time(run['reported_at'])}  [bold]{escape(execution['project'])}[/bold]"
+        f"{local_time(at)}  [bold]{escape(execution['project'])}[/bold]"
         f"  {escape(execution['target'])}  {execution['id']}"
-        f"  {coloured(execution['state'])}{run_summary(run)}"
+        f"  {coloured(execution['state'])}{reason}{run_summary(run)}"
     )
 
 

@@ -1,6 +1,6 @@
 """What pages of the dashboard show besides the answers of the REST API."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +53,12 @@ class Explanation:
         return has_ended and not self.delivery.is_orphan
 
 
-def overview(conn: sqlalchemy.Connection, *, has_broker: bool) -> tuple[list[StoredRequest], dict[str, Any]]:
+def overview(
+    conn: sqlalchemy.Connection,
+    *,
+    explained: Callable[[sqlalchemy.Connection, list[StoredRequest]], list[StoredRequest]],
+    has_broker: bool,
+) -> tuple[list[StoredRequest], dict[str, Any]]:
     """Return the newest execution requests, and what else the overview shows, by name."""
     planned, _ = executions.page(
         conn, connection=None, delivery=None, state=None, before=None, limit=_MAX_NEWEST
@@ -65,7 +70,7 @@ def overview(conn: sqlalchemy.Connection, *, has_broker: bool) -> tuple[list[Sto
         "deliveries": newest(conn, connection=None),
         "outages": outages.current(conn) if has_broker else (),
     }
-    return executions.explained(conn, planned, has_broker=has_broker), shown
+    return explained(conn, planned), shown
 
 
 def newest(conn: sqlalchemy.Connection, connection: str | None) -> list[DeliveryView]:

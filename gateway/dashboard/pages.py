@@ -122,7 +122,9 @@ class Pages:
 
     async def overview(self, _request: Request) -> Response:
         """`GET /`: show pending work, failures, and the newest records."""
-        planned, found = await self.connections.database.read(overview, has_broker=self.has_broker)
+        planned, found = await self.connections.database.read(
+            overview, explained=self.executions.explained, has_broker=self.has_broker
+        )
         views = await self.executions.views(planned)
         return self.renderer.page("overview.html", has_broker=self.has_broker, executions=views, **found)
 

@@ -57,8 +57,14 @@ NEXT: Mapping[ExecutionState, tuple[ExecutionState, ...]] = {
 }
 """Which states may follow each state. `pending` follows where an operator republishes or replays."""
 
+MAX_LOST_AFTER_HOURS = 8760
+"""The longest silence that may be configured before an execution counts as lost: a year."""
+
 FINAL = frozenset(_ENDS)
 """The states that no report changes."""
+
+NO_REPORT = -1
+"""The sequence of a run about which nothing was reported: any report is later."""
 
 _TIMES: Mapping[ReportedState, str] = {
     "accepted": "accepted_at",
@@ -73,8 +79,10 @@ _CONTENTS = ("url", "log_url", "summary", "metrics", "outputs", "runner")
 class Run:
     """What runners have reported about an execution.
 
-    `sequence` is that of the report that counts. `reported_at` is when Pushgate received it; the other times
-    are the runner's, each None if a later report came first. `metrics` and `outputs` are JSON values.
+    `sequence` is that of the report that counts, `NO_REPORT` if there is none: nobody has accepted the
+    request. `reported_at` is when Pushgate received that report, and `lost_at` when it last gave the run up
+    as lost; the other times are the runner's, each None if a later report came first. `metrics` and `outputs`
+    are JSON values.
     """
 
     state: RunState
@@ -83,12 +91,29 @@ class Run:
     accepted_at: datetime | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
+    lost_at: datetime | None = None
     url: str | None = None
     log_url: str | None = None
     summary: str | None = None
     metrics: dict[str, float] | None = None
     outputs: list[dict[str, Any]] | None = None
     runner: str | None = None
+
+
+def silenced(run: Run | None, *, now: datetime) -> Run:
+    """Return the run of an execution about which nothing was reported for too long; None: nothing at all."""
+    if run is None:
+        return Run(state="lost", sequence=NO_REPORT, reported_at=now, lost_at=now)
+    return run if run.state in FINAL else replace(run, state="lost", lost_at=now)
+
+
+def why_lost(run: Run) -> str | None:
+    """Return why a run counts as lost; None if it does not."""
+    if run.state != "lost":
+        return None
+    if run.sequence == NO_REPORT:
+        return "no runner had accepted it in time"
+    return f"its runner has not reported since {run.reported_at:%Y-%m-%d %H:%M} UTC"
 
 
 def shown(outbox: OutboxState, run: RunState | None, *, is_cancelled: bool = False) -> ExecutionState:

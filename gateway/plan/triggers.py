@@ -25,6 +25,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from gateway.errors import Invalid
+from gateway.messages.execution_states import MAX_LOST_AFTER_HOURS
 from gateway.messages.names import Lane
 from gateway.plan.globs import check_glob, matches
 from gateway.text.escape import printable
@@ -198,6 +199,13 @@ class Trigger(BaseModel):
     policy: Literal["every", "latest"] = Field(
         default="every",
         description="`latest`: a request that is still pending is superseded by that of a later commit",
+    )
+    lost_after_hours: float | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_LOST_AFTER_HOURS,
+        description="hours without a report after which an execution is `lost`; 0: never; null: as the"
+        " setting LOST_AFTER_HOURS says",
     )
 
     @model_validator(mode="before")

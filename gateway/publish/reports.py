@@ -5,6 +5,7 @@ harm. Any number of processes may take reports from the queue side by side.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,13 +32,36 @@ _STORE_PAUSE = 1.0
 _STRUCTURED = "application/cloudevents+json"
 
 
+class Hearing:
+    """Since when this process has received reports without a break; at first it does not."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Receive none yet."""
+        self._clock = clock
+        self._since: float | None = None
+
+    def begin(self) -> None:
+        """Record that reports are received from now on, unless they are already."""
+        if self._since is None:
+            self._since = self._clock()
+
+    def end(self) -> None:
+        """Record that no reports are received."""
+        self._since = None
+
+    def has_lasted(self, seconds: float) -> bool:
+        """Return whether reports have been received for so long."""
+        return self._since is not None and self._clock() - self._since >= seconds
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportConsumer:
-    """Stores reports. Calls `notify` after a run has changed."""
+    """Stores reports. Calls `notify` after a run has changed; `hearing` has whether it receives reports."""
 
     database: Database
     brokers: Brokers
     topology: Topology
+    hearing: Hearing
     notify: Callable[[], None]
 
     async def run(self) -> None:
@@ -55,6 +79,7 @@ class ReportConsumer:
             if failures:
                 log.info("reports of runners are received again")
             failures = 0
+            self.hearing.begin()
             try:
                 await self._take(intake)
             except Exception:
@@ -63,6 +88,7 @@ class ReportConsumer:
                     log.exception("reports of runners cannot be stored")
                     await asyncio.sleep(_STORE_PAUSE)
             finally:
+                self.hearing.end()
                 await close(intake.connection)
 
     async def _begin(self, connection: AbstractConnection) -> "_Intake":
@@ -102,8 +128,10 @@ class ReportConsumer:
             try:
                 outcomes = await self.database.write(runs.record, reports=reports, now=datetime.now(UTC))
             except StoreUnavailable:
+                self.hearing.end()
                 await asyncio.sleep(_STORE_PAUSE)  # the database logs it once for all tasks
                 continue
+            self.hearing.begin()
             if any(outcome.is_change for outcome in outcomes):
                 self.notify()
             return

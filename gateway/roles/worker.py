@@ -25,7 +25,7 @@ from gateway.publish.brokers import Brokers, Tls
 from gateway.publish.dead_letters import count_dead_letters
 from gateway.publish.rabbitmq import RabbitMQ
 from gateway.publish.relay import Relay
-from gateway.publish.reports import ReportConsumer
+from gateway.publish.reports import Hearing, ReportConsumer
 from gateway.roles.parts import Parts
 from gateway.settings import Settings
 from gateway.store import work_queue
@@ -51,6 +51,7 @@ from gateway.worker.redelivery import Redelivery
 from gateway.worker.registrar import Registrar
 from gateway.worker.remotes import Remotes
 from gateway.worker.retention import Retention
+from gateway.worker.silence import SilenceWatcher
 from gateway.worker.source_connector import SourceConnector
 from gateway.worker.source_lister import SourceLister
 from gateway.worker.status_sender import StatusSender
@@ -103,7 +104,7 @@ def build_worker(parts: Parts, slot: int) -> Work:
         partial(run_daily, _build_expiry(parts, apis, sign_in).run, of="identities"),
         *(reconciler.run for reconciler in _reconcilers(parts, remotes)),
         *(relay.run for relay in _relays(parts)),
-        *(consumer.run for consumer in _report_consumers(parts)),
+        *_of_reports(parts),
     ]
     if slot == 0:
         runs.append(Housekeeper(git=parts.git, mirrors=parts.mirrors, budget=settings.mirror_budget).run)
@@ -309,18 +310,28 @@ def _relays(parts: Parts) -> list[Relay]:
     return relays
 
 
-def _report_consumers(parts: Parts) -> list[ReportConsumer]:
-    """Return the consumer of the runners' reports; without a broker there is none."""
+def _of_reports(parts: Parts) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+    """Return what takes the runners' reports from the broker, if there is one, and watches for silence."""
     settings = parts.settings
+    hours, hearing = settings.lost_after_hours, Hearing()
+    watcher = SilenceWatcher(
+        database=parts.database,
+        hearing=hearing,
+        limit=timedelta(hours=hours) if hours else None,
+        notify=parts.reports.notify,
+    )
     if settings.amqp_url is None:
-        return []
+        # Web processes take them.
+        hearing.begin()
+        return [watcher.run]
     consumer = ReportConsumer(
         database=parts.database,
         brokers=Brokers(settings.amqp_url.get_secret_value(), _tls(settings)),
         topology=parts.topology,
+        hearing=hearing,
         notify=parts.reports.notify,
     )
-    return [consumer]
+    return [watcher.run, consumer.run]
 
 
 def _tls(settings: Settings) -> Tls:

@@ -19,6 +19,7 @@ from gateway.store import (
     registrations,
     sources,
     status_tasks,
+    unaccepted,
 )
 from gateway.store.connections import Connection, SecretDates
 from gateway.store.identities import Identity
@@ -37,7 +38,8 @@ class ConnectionFacts:
     `arrived_at` is when its last webhook arrived, `refused` the latest refusal of the last day. The webhook
     of a connection that belongs to a source is that of the source: `registration`, `refused` and
     `webhook_secrets` are then the source's. `source` is its name. `status_problem` is why the last attempt to
-    send a verdict failed, if it did.
+    send a verdict failed, if it did, `unaccepted_since` when the first request was published that no runner
+    accepts.
     """
 
     secrets: list[SecretDates]
@@ -51,6 +53,7 @@ class ConnectionFacts:
     refused: Refusal | None = None
     arrived_at: datetime | None = None
     status_problem: str | None = None
+    unaccepted_since: datetime | None = None
 
 
 def facts(
@@ -70,6 +73,7 @@ def facts(
     names = sources.names(conn, {one.source for one in found if one.source is not None})
     unsent = status_tasks.problems(conn, ids)
     refused = refusals.newest(conn, receivers, since=now - _RECENTLY)
+    waiting = unaccepted.oldest(conn, ids, before=now - unaccepted.NOTICED_AFTER)
     return {
         connection.id: ConnectionFacts(
             secrets=secrets[connection.id],
@@ -82,6 +86,7 @@ def facts(
             silence=silent.get(connection.id),
             refused=refused.get(hooks[connection.id]),
             status_problem=unsent.get(connection.id),
+            unaccepted_since=waiting.get(connection.id),
             arrived_at=last(
                 *(stored.get(receiver) for receiver in (connection.id, hooks[connection.id])),
                 # Old deliveries are deleted.

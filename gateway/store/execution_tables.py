@@ -27,6 +27,8 @@ executions = Table(
     Column("republished_at", Instant),
     Column("rerun_of", Text),
     Column("cancel_requested_at", Instant),
+    # In seconds, 0 for never; null where the trigger leaves it to the setting.
+    Column("lost_after", Integer),
     Index("ix_executions_connection_seq", "connection", "seq"),
     Index("ix_executions_state_seq", "state", "seq"),
     Index("ix_executions_connection_state_seq", "connection", "state", "seq"),

@@ -1,8 +1,9 @@
 """Execution requests: what was planned, and whether the broker has confirmed it. This table is the outbox."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from math import ceil
 from operator import attrgetter
 from typing import Any
 
@@ -23,7 +24,7 @@ from sqlalchemy import (
 from gateway.errors import Invalid, NotFound
 from gateway.messages.execution_states import ExecutionState, OutboxState, Run, shown
 from gateway.messages.packages import package_in
-from gateway.store import cancel_events, commit_statuses, outages, packages, runs
+from gateway.store import cancel_events, commit_statuses, packages, runs, unaccepted
 from gateway.store.execution_tables import execution_bodies, executions
 from gateway.store.packages import KeptPackage
 from gateway.store.publishing_lanes import SINGLE, PublishingLane
@@ -38,7 +39,8 @@ class NewRequest:
 
     `target` is the name of the step or pipeline, `subject` a description for people, `lane` the priority lane
     of its trigger, if any; `is_latest_only` is True if it supersedes the requests of earlier commits of its
-    ref. `rerun_of` is the id of the request that it runs again, if any.
+    ref. `rerun_of` is the id of the request that it runs again, if any. `lost_after` is how long its runner may
+    be silent, zero for any time, None for the setting's.
     """
 
     id: str
@@ -52,6 +54,7 @@ class NewRequest:
     lane: str | None = None
     is_latest_only: bool = False
     rerun_of: str | None = None
+    lost_after: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,8 +125,6 @@ _RERUNS = (
 # Each connection has at most one refused request: those behind it are not tried.
 _MAX_REFUSED = 1000
 
-_ON_ITS_WAY = "it is on its way to the broker, which has not confirmed it yet"
-
 # A literal, not a bound value: only then can the query planner use the partial index, whose order is that of
 # the outbox. By any other index PostgreSQL would sort all that waits, for each batch, after a long outage.
 _IS_PENDING = executions.c.state == literal_column("'pending'")
@@ -168,6 +169,7 @@ def _row(request: NewRequest, *, ref_update: int, now: datetime) -> dict[str, An
         "state": "pending",
         "planned_at": now,
         "rerun_of": request.rerun_of,
+        "lost_after": None if request.lost_after is None else ceil(request.lost_after.total_seconds()),
     }
 
 
@@ -211,6 +213,7 @@ def record(
     """Record which requests were published, and why the broker refused others, temporarily or permanently."""
     if published:
         _record_published(conn, published, now=now)
+        unaccepted.expect(conn, published, now=now)
     for request_id, reason in refused.items():
         conn.execute(_still_pending(request_id).values(reason=reason))
     for request_id, reason in undeliverable.items():
@@ -332,34 +335,6 @@ def refusals(conn: sqlalchemy.Connection, connections: Collection[str]) -> dict[
     )
     # In reverse, so that the first request of each connection remains.
     return {one.connection: one for one in _records(conn, refused, with_bodies=False)[::-1]}
-
-
-def explained(
-    conn: sqlalchemy.Connection, requests: Sequence[StoredRequest], *, has_broker: bool
-) -> list[StoredRequest]:
-    """Return requests, each pending one with the reason why it waits.
-
-    The reason is the broker's refusal of the request or of an earlier one of its connection, or an outage.
-    Without a broker there is no reason: requests stay in the store.
-    """
-    waiting = [one for one in requests if one.state == "pending" and one.reason is None]
-    if not waiting or not has_broker:
-        return list(requests)
-    outage = next((one for one in outages.current(conn) if one.what == "request"), None)
-    refused = refusals(conn, {one.connection for one in waiting})
-
-    def reason(one: StoredRequest) -> str:
-        if outage is not None:
-            return outage.reason
-        first = refused.get(one.connection)
-        if first is not None and first.seq < one.seq:
-            return f"it waits behind {first.id}: {first.reason}"
-        return _ON_ITS_WAY
-
-    return [
-        replace(one, reason=reason(one)) if one.state == "pending" and one.reason is None else one
-        for one in requests
-    ]
 
 
 def planned_after(conn: sqlalchemy.Connection, seq: int, *, limit: int) -> list[StoredRequest]:

@@ -23,8 +23,37 @@ runs = Table(
     Column("outputs", JSON),
     Column("runner", Text),
     Column("revision", BigInteger, nullable=False, server_default=text("0")),
+    Column("lost_at", Instant),
+    # That of the execution, so that an index finds who has been silent for too long.
+    Column("lost_after", Integer),
     Index("ix_runs_state_execution", "state", "execution"),
     Index("ix_runs_revision", "revision"),
+    partial_index(
+        "ix_runs_lost_after_reported_at",
+        "lost_after",
+        "reported_at",
+        where="state IN ('accepted', 'running')",
+    ),
+)
+
+# Published requests that a runner is expected to accept: see gateway/store/unaccepted.py.
+unaccepted = Table(
+    "unaccepted",
+    metadata,
+    Column("execution", ForeignKey("executions.seq", ondelete="CASCADE"), primary_key=True),
+    Column("connection", Text, nullable=False),
+    Column("published_at", Instant, nullable=False),
+    Column("lost_after", Integer),
+    Index("ix_unaccepted_connection_published_at", "connection", "published_at"),
+    Index("ix_unaccepted_lost_after_published_at", "lost_after", "published_at"),
+)
+
+# The projects about whose executions a runner has ever reported.
+reporting_projects = Table(
+    "reporting_projects",
+    metadata,
+    Column("project", Text, primary_key=True),
+    Column("first_at", Instant, nullable=False),
 )
 
 # Reports that name no execution, by the id that they name: the newest few.

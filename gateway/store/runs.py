@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, bindparam, delete, exists, func, select, u
 
 from gateway.messages.execution_states import ExecutionState, Run, RunState, advance
 from gateway.messages.execution_status import ExecutionStatus
-from gateway.store import commit_statuses
+from gateway.store import commit_statuses, unaccepted
 from gateway.store.bulk_sql import upsert_rows
 from gateway.store.database import Lock, lock
 from gateway.store.execution_tables import executions
@@ -53,7 +53,13 @@ class UnknownReport:
 
 
 # Built once: building one takes longer than running it.
-_NUMBERS = select(executions.c.id, executions.c.seq, executions.c.cancel_requested_at).where(
+_FOUND = select(
+    executions.c.id,
+    executions.c.seq,
+    executions.c.project,
+    executions.c.lost_after,
+    executions.c.cancel_requested_at,
+).where(
     executions.c.id.in_(bindparam("ids", expanding=True))
 )
 _STORED = select(runs).where(runs.c.execution.in_(bindparam("numbers", expanding=True)))
@@ -77,9 +83,9 @@ def record(
     # Two transactions would overwrite each other's rows. The lock is not on the executions, which the relay
     # updates in another order.
     lock(conn, Lock.RUNS)
-    rows = conn.execute(_NUMBERS, {"ids": list({report.id for report in reports})}).all()
-    numbers: dict[str, int] = {row.id: row.seq for row in rows}
-    cancelled: dict[str, datetime | None] = {row.id: row.cancel_requested_at for row in rows}
+    found = conn.execute(_FOUND, {"ids": list({report.id for report in reports})}).all()
+    numbers: dict[str, int] = {row.id: row.seq for row in found}
+    cancelled: dict[str, datetime | None] = {row.id: row.cancel_requested_at for row in found}
     stored = of(conn, numbers.values())
     current, outcomes = dict(stored), []
     for report in reports:
@@ -93,15 +99,27 @@ def record(
             state=after.state, is_change=after is not before, cancel_requested_at=cancelled[report.id]
         )
         outcomes.append(outcome)
-    changed = [(number, run) for number, run in current.items() if run is not stored.get(number)]
-    if changed:
-        first = last_revision(conn) + 1
-        rows_changed = [_row(number, run, revision) for revision, (number, run) in enumerate(changed, first)]
-        upsert_rows(conn, runs, ("execution",), rows_changed)
-        commit_statuses.touch(conn, [number for number, _ in changed])
+    changed = {number: run for number, run in current.items() if run is not stored.get(number)}
+    write(conn, changed, {row.seq: row.lost_after for row in found})
+    if new := [row for row in found if row.seq not in stored]:
+        unaccepted.accept(conn, [row.seq for row in new], {row.project for row in new}, now=now)
     if unknown := [report for report in reports if report.id not in numbers]:
         _record_unknown(conn, unknown, now=now)
     return outcomes
+
+
+def write(
+    conn: sqlalchemy.Connection, changed: Mapping[int, Run], lost_after: Mapping[int, int | None]
+) -> None:
+    """Store changed runs, and the limits of silence of their executions, by the numbers of these.
+
+    The transaction must hold `Lock.RUNS`.
+    """
+    if changed:
+        numbered = enumerate(changed.items(), start=last_revision(conn) + 1)
+        rows = [_row(number, run, revision, lost_after[number]) for revision, (number, run) in numbered]
+        upsert_rows(conn, runs, ("execution",), rows)
+        commit_statuses.touch(conn, list(changed))
 
 
 def of(conn: sqlalchemy.Connection, numbers: Iterable[int]) -> dict[int, Run]:
@@ -115,6 +133,7 @@ def forget(conn: sqlalchemy.Connection, number: int) -> None:
     lock(conn, Lock.RUNS)
     conn.execute(delete(runs).where(runs.c.execution == number))
     commit_statuses.touch(conn, [number])
+    unaccepted.forget(conn, number)
 
 
 def last_revision(conn: sqlalchemy.Connection) -> int:
@@ -160,7 +179,7 @@ def unknown(conn: sqlalchemy.Connection, ids: Collection[str]) -> list[UnknownRe
     return [from_row(UnknownReport, row) for row in conn.execute(_NAMED, {"ids": list(ids)})]
 
 
-def _row(number: int, run: Run, revision: int) -> tuple[Any, ...]:
+def _row(number: int, run: Run, revision: int, lost_after: int | None) -> tuple[Any, ...]:
     """Return the values of a row, in the order of the table's columns."""
     return (
         number,
@@ -177,6 +196,8 @@ def _row(number: int, run: Run, revision: int) -> tuple[Any, ...]:
         run.outputs,
         run.runner,
         revision,
+        run.lost_at,
+        lost_after,
     )
 
 

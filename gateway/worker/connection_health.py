@@ -15,7 +15,7 @@ from gateway.store.registrations import CHECKED_WITHIN, Registration
 from gateway.text.sentences import repair_of_refusal
 
 State = Literal["ok", "unknown", "warning", "failing"]
-What = Literal["webhook", "identity", "remote", "requests", "silence", "statuses"]
+What = Literal["webhook", "identity", "remote", "requests", "silence", "statuses", "runner"]
 
 STATES: Final[tuple[State, ...]] = ("ok", "unknown", "warning", "failing")
 """The states, from the best to the worst."""
@@ -78,6 +78,7 @@ def health(connection: Connection, facts: ConnectionFacts, access: Access, *, no
         *_of_rights(connection, facts),
         *_of_remote(connection, facts, access),
         *_of_statuses(connection, facts),
+        *_of_runner(connection, facts),
     ]
     found.sort(key=lambda finding: STATES.index(finding.state), reverse=True)
     return Health(state=found[0].state if found else "ok", findings=found)
@@ -270,6 +271,18 @@ def _of_statuses(connection: Connection, facts: ConnectionFacts) -> Iterator[Fin
         state="warning",
         reason=_sentence(f"The last verdict on a commit could not be sent: {facts.status_problem}"),
         repair=repair,
+    )
+
+
+def _of_runner(connection: Connection, facts: ConnectionFacts) -> Iterator[Finding]:
+    if facts.unaccepted_since is None:
+        return
+    yield Finding(
+        what="runner",
+        state="warning",
+        reason=f"No runner accepts the executions, the first since {_time(facts.unaccepted_since)}.",
+        repair="Check that a runner consumes the queue at the broker; to see what waits, run"
+        f" `pushgate executions --connection {connection.id} --state published`.",
     )
 
 

@@ -5,6 +5,7 @@ The only place where the rooms `fetch` and `plan` meet: facts of git go in, sett
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -165,6 +166,7 @@ def _verdicts(matches: Sequence[TriggerMatch], failures: Mapping[str, str]) -> l
 
 
 def _new_request(request: ExecutionRequest, trigger: Trigger) -> NewRequest:
+    hours = trigger.lost_after_hours
     return NewRequest(
         id=request.id,
         connection=request.connection,
@@ -176,4 +178,5 @@ def _new_request(request: ExecutionRequest, trigger: Trigger) -> NewRequest:
         body=request.model_dump_json().encode(),
         lane=trigger.lane,
         is_latest_only=trigger.policy == "latest",
+        lost_after=None if hours is None else timedelta(hours=hours),
     )

@@ -16,6 +16,8 @@ from gateway.messages.execution_states import (
     RunState,
     advance,
     shown,
+    silenced,
+    why_lost,
 )
 from gateway.messages.execution_status import ExecutionStatus, ReportedState
 
@@ -117,6 +119,28 @@ def test_a_lost_run_comes_back_with_a_later_report_or_its_end() -> None:
     for found in (after(report("running", 3), run=lost()), after(report("failed", 2), run=lost())):
         assert found is not None
         assert found.state in {"running", "failed"}
+
+
+@pytest.mark.parametrize("state", get_args(RunState))
+def test_silence_ends_no_run_that_has_ended(state: RunState) -> None:
+    """What was reported stays; without any report, the first one is believed."""
+    run = Run(state=state, sequence=3, reported_at=NOW, runner="r")
+    later = NOW + timedelta(days=1)
+    lost = silenced(run, now=later)
+    if state in FINAL:
+        assert lost is run
+        assert why_lost(run) is None
+    else:
+        assert lost == Run(state="lost", sequence=3, reported_at=NOW, lost_at=later, runner="r")
+        assert why_lost(lost) == "its runner has not reported since 2026-05-04 13:00 UTC"
+
+
+@pytest.mark.parametrize("reported", get_args(ReportedState))
+def test_a_request_that_nobody_accepted_in_time_may_still_run(reported: ReportedState) -> None:
+    """Whatever its runner counts from."""
+    lost = silenced(None, now=NOW)
+    assert (lost.state, why_lost(lost)) == ("lost", "no runner had accepted it in time")
+    assert advance(lost, report(reported, 0), now=NOW).state == reported
 
 
 def test_a_progress_report_replaces_what_it_has_and_leaves_the_rest() -> None:

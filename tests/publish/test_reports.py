@@ -12,7 +12,7 @@ import aio_pika
 import pytest
 
 from gateway.publish.brokers import Brokers, Tls
-from gateway.publish.reports import ReportConsumer
+from gateway.publish.reports import Hearing, ReportConsumer
 from gateway.publish.topology import Topology
 from gateway.store import accept, executions, runs
 from gateway.store.database import Database
@@ -44,6 +44,7 @@ class Received:
     def __init__(self, database: Database, runner: Runner, topology: Topology) -> None:
         self._database, self._runner, self._topology = database, runner, topology
         self.changed = asyncio.Event()
+        self.hearing = Hearing()
 
     async def report(self, name: str, state: str, sequence: int, **properties: Any) -> None:
         """Report as a runner does."""
@@ -80,6 +81,7 @@ async def received(
             database=database,
             brokers=Brokers(through or broker.url, Tls()),
             topology=topology,
+            hearing=receiving.hearing,
             notify=receiving.changed.set,
         )
         await topology.establish_reports(runner.connection)

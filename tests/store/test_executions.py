@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import sqlalchemy
 
-from gateway.store import cancellations, executions, outages, reruns, supersession
+from gateway.store import cancellations, executions, outages, reruns, supersession, waiting_requests
 from gateway.store.database import Database
 from gateway.store.executions import OMITTED, StoredRequest
 from gateway.store.outbox import Outbox
@@ -163,7 +163,7 @@ def test_what_waits_names_the_refused_request_before_it(five: Database) -> None:
         requests, _ = executions.page(conn, limit=9, **ALL)
 
         def reasons(*, has_broker: bool) -> dict[str, str | None]:
-            found = executions.explained(conn, requests, has_broker=has_broker)
+            found = waiting_requests.explained(conn, requests, has_broker=has_broker, now=NOW)
             assert ids(found) == ids(requests)
             return {one.id: one.reason for one in found}
 

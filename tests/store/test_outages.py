@@ -5,7 +5,7 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 
-from gateway.store import accept, executions, outages, work_queue
+from gateway.store import accept, executions, outages, waiting_requests, work_queue
 from gateway.store.database import Database, Lock
 from gateway.store.outbox import Outbox
 from testing.postgres import Postgres
@@ -29,7 +29,7 @@ def test_each_pending_request_says_why_it_waits(database: Database) -> None:
 
         def reasons(*, has_broker: bool = True) -> list[str | None]:
             found = executions.of_deliveries(conn, ["d1"])
-            explained = executions.explained(conn, found, has_broker=has_broker)
+            explained = waiting_requests.explained(conn, found, has_broker=has_broker, now=NOW)
             return [one.reason for one in explained]
 
         on_its_way = "it is on its way to the broker, which has not confirmed it yet"

@@ -15,7 +15,8 @@ from gateway.api.views import ExecutionState, View
 from gateway.crypto.signed_tokens import SignedTokens
 from gateway.errors import Invalid, NotFound
 from gateway.intake.body import BodyReader
-from gateway.messages.execution_status import MAX_REPORT_BYTES, ExecutionStatus, StatusEvent, read_report
+from gateway.messages.cdevents import read_any_report
+from gateway.messages.execution_status import MAX_REPORT_BYTES, ExecutionStatus, StatusEvent
 from gateway.publish.status_urls import subject
 from gateway.store import runs
 from gateway.store.database import Database
@@ -106,13 +107,14 @@ class Reports:
         """`POST /executions/{id}/status`: report what became of an execution request.
 
         With the token, or at the `status_url` of the request, which needs none. A report may be repeated, and
-        may arrive late: the one with the highest `sequence` counts, and an end never changes.
+        may arrive late: the one with the highest `sequence` counts, and an end never changes. A CDEvent about
+        the run of a task or a pipeline is a report too.
         """
         name = request.path_params["id"]
         check_signature(request, subject(name), self.signed_tokens)
         body = await _bodies.read(request.scope, request.receive)
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        report = read_report(body, is_structured=media_type == EVENT_TYPE)
+        report = read_any_report(body, is_structured=media_type == EVENT_TYPE, execution=name)
         if report.id != name:
             raise Invalid("id: it is not the id of the execution in the URL")
         outcome = await self.writer.record(report)

@@ -37,6 +37,9 @@ ReportedState = Literal["accepted", "running", "succeeded", "failed", "cancelled
 MAX_SEQUENCE = 2**53 - 1
 """The largest integer that every JSON parser reads exactly."""
 
+MAX_SUMMARY = 65_536
+"""How many characters a summary may have."""
+
 MAX_REPORT_BYTES = 128 * 1024
 """How long the body of a report may be: a page of the API shows up to 200 of them."""
 
@@ -54,7 +57,7 @@ def _plausible(moment: datetime) -> datetime:
 _Moment = Annotated[AwareDatetime, AfterValidator(_plausible)]
 _Id = Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(storable)]
 _Name = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(storable)]
-_Text = Annotated[str, StringConstraints(max_length=65_536), AfterValidator(storable)]
+_Text = Annotated[str, StringConstraints(max_length=MAX_SUMMARY), AfterValidator(storable)]
 # Only pages: the dashboard links to them. No control characters, blanks, quotes or brackets.
 _Url = Annotated[
     str, StringConstraints(pattern=r'^https?://[^\u0000-\u0020\u007f"<>\\^`{|}]+$', max_length=2000)

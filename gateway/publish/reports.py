@@ -15,7 +15,8 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMe
 
 from gateway.backoff import backoff
 from gateway.errors import Invalid, PublishError, StoreUnavailable
-from gateway.messages.execution_status import ExecutionStatus, read_report
+from gateway.messages.cdevents import read_any_report
+from gateway.messages.execution_status import ExecutionStatus
 from gateway.publish.brokers import Brokers, close
 from gateway.publish.topology import Topology
 from gateway.store import runs
@@ -112,7 +113,7 @@ class ReportConsumer:
             for message in messages:
                 try:
                     is_structured = (message.content_type or "").startswith(_STRUCTURED)
-                    reports.append(read_report(message.body, is_structured=is_structured))
+                    reports.append(read_any_report(message.body, is_structured=is_structured))
                     last = message
                 except Invalid as error:
                     log.warning("a report cannot be read", routing_key=message.routing_key, reason=str(error))

@@ -114,6 +114,17 @@ def test_a_report_comes_with_the_token_or_as_a_cloud_event_too(service: Service,
     assert post(url, json.dumps(event).encode(), **{"content-type": kind}) == (200, receipt("rejected"))
 
 
+def test_a_cdevent_at_the_url_of_a_request_is_a_report(service: Service, project: Project) -> None:
+    """In binary mode, whatever the other system calls the run."""
+    execution = execution_of(service, project)
+    path = Path(__file__).parents[1] / "messages" / "cdevents" / "taskrun_finished-0.5.1.json"
+    event, url = json.loads(path.read_text(encoding="utf-8")), execution["message"]["status_url"]
+    headers = {"ce-type": event["context"]["type"], "content-type": "application/json"}
+    assert post(url, json.dumps(event).encode(), **headers) == (200, {"state": "failed"})
+    other = json.dumps({**event, "customData": {"pushgate": {"execution": "other"}}}).encode()
+    assert post(url, other, **headers)[0] == 422
+
+
 def test_only_a_valid_signature_or_the_token_may_report(service: Service, project: Project) -> None:
     """A URL is about one execution; the token of another URL is of no use."""
     execution = execution_of(service, project)

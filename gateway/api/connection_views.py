@@ -218,6 +218,10 @@ class ConnectionView(View):
     platform: PlatformView | None = Field(
         description="the platform that fetches after each push; null if there is none"
     )
+    valohai_url: str = Field(
+        description="the URL for a notification channel of Valohai, which reports what becomes of executions;"
+        " secret, because it needs no token"
+    )
     secrets: list[SecretView] = Field(
         description="the valid webhook secrets without their values, newest first; empty with a `source`"
     )
@@ -232,6 +236,7 @@ class ConnectionView(View):
         facts: ConnectionFacts,
         *,
         base_url: str,
+        valohai_url: str,
         now: datetime,
         since: datetime | None = None,
     ) -> "ConnectionView":
@@ -242,6 +247,7 @@ class ConnectionView(View):
             connection,
             hook_url=f"{base_url}/hooks/{connection.source or connection.id}",
             source=_source(connection, facts),
+            valohai_url=valohai_url,
             access=access,
             identity=facts.identity.name if facts.identity else None,
             remote=RemoteView.of(facts.reconciliation, access, now=now, since=since),

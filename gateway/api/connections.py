@@ -31,6 +31,7 @@ from gateway.api.schemas import (
     NewSecret,
     NewStatusWebhook,
 )
+from gateway.api.valohai import ValohaiUrls
 from gateway.api.webhook_auth import next_secret, read_scheme
 from gateway.crypto.keyring import Keyring
 from gateway.errors import Invalid
@@ -352,8 +353,16 @@ class Connections:
         """Return the views of connections, by a number of queries that does not depend on theirs."""
         now = datetime.now(UTC)
         known = facts(conn, found, now=now)
+        urls = ValohaiUrls(keyring=self.keyring, base_url=self.base_url)
         return [
-            ConnectionView.of(connection, known[connection.id], base_url=self.base_url, now=now, since=since)
+            ConnectionView.of(
+                connection,
+                known[connection.id],
+                base_url=self.base_url,
+                valohai_url=urls.of(connection),
+                now=now,
+                since=since,
+            )
             for connection in found
         ]
 

@@ -23,6 +23,7 @@ from providers.clone_urls import repository_key
 # Deliveries have UUIDs of version 7, execution requests of version 5.
 _DELIVERY = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 _EXECUTION = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-5[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _CONNECTION = re.compile(r"[0-9a-f]{24}")
 # In a URL, or in text copied from a terminal: the longest match counts; of equal lengths, the last.
 _COMMIT = re.compile(r"(?<![0-9a-f])[0-9a-f]{7,64}(?![0-9a-f])")
@@ -74,6 +75,7 @@ def _found(conn: sqlalchemy.Connection, what: str) -> Sequence[Found]:
         return [by_id(conn, delivery[0])]
     if execution := _EXECUTION.search(text):
         return [deliveries.get(conn, _request(conn, execution[0]).delivery)]
+    _check_unknown(conn, _UUID.findall(text))
     known = connections.addresses(conn) if ":" in text else {}
     repository = [connection for connection, key in known.items() if key == repository_key(text)]
     if repository := repository or _named(conn, what.strip()):
@@ -101,13 +103,18 @@ def _request(conn: sqlalchemy.Connection, request_id: str) -> StoredRequest:
     try:
         return executions.get(conn, request_id)
     except NotFound:
-        for report in runs.unknown(conn, [request_id]):
-            runner = "" if report.runner is None else f" {report.runner}"
-            raise NotFound(
-                f"{report.reason}. The runner{runner} reported it as {report.state}, last at"
-                f" {report.last_at:%Y-%m-%dT%H:%M:%SZ}"
-            ) from None
+        _check_unknown(conn, [request_id])
         raise
+
+
+def _check_unknown(conn: sqlalchemy.Connection, ids: Sequence[str]) -> None:
+    """Raise `NotFound` with what a runner has reported about one of these ids, if any has."""
+    for report in runs.unknown(conn, ids):
+        runner = "" if report.runner is None else f" {report.runner}"
+        raise NotFound(
+            f"{report.reason}. The runner{runner} reported it as {report.state}, last at"
+            f" {report.last_at:%Y-%m-%dT%H:%M:%SZ}"
+        )
 
 
 def _named(conn: sqlalchemy.Connection, text: str) -> list[str]:

@@ -21,6 +21,7 @@ from gateway.api.registrations import Registrations
 from gateway.api.reports import Reports, ReportWriter
 from gateway.api.sources import Sources
 from gateway.api.specifications import Contract
+from gateway.api.valohai import ValohaiNotifications, ValohaiUrls
 from gateway.dashboard.app_pages import AppPages
 from gateway.dashboard.pages import Pages
 from gateway.dashboard.rendering import Renderer
@@ -97,6 +98,7 @@ class _Api:
     deliveries: Deliveries
     executions: Executions
     reports: Reports
+    valohai: ValohaiNotifications
     files: PackageFiles
 
     def operations(self) -> list[Operation]:
@@ -112,6 +114,7 @@ class _Api:
             *self.deliveries.operations(),
             *self.executions.operations(),
             *self.reports.operations(),
+            *self.valohai.operations(),
             *self.files.operations(),
         ]
 
@@ -174,6 +177,11 @@ def _build_api(parts: Parts, cache: ConnectionCache, *, is_closing: Callable[[],
         reports=Reports(
             writer=ReportWriter(database, notify=parts.reports.notify),
             signed_tokens=parts.status_urls.signed_tokens,
+        ),
+        valohai=ValohaiNotifications(
+            database=database,
+            urls=ValohaiUrls(keyring=parts.keyring, base_url=settings.base_url),
+            notify=parts.reports.notify,
         ),
         files=PackageFiles(database=database, storage=parts.storage, signed_tokens=parts.signed_tokens),
     )

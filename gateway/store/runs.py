@@ -39,6 +39,15 @@ class Outcome:
     cancel_requested_at: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """What a report says that is about no execution in the store, by the id that it names."""
+
+    id: str
+    state: str
+    runner: str | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnknownReport:
     """Reports that name an execution which is not in the store. `state` and `runner` are of the latest."""
@@ -104,7 +113,8 @@ def record(
     if new := [row for row in found if row.seq not in stored]:
         unaccepted.accept(conn, [row.seq for row in new], {row.project for row in new}, now=now)
     if unknown := [report for report in reports if report.id not in numbers]:
-        _record_unknown(conn, unknown, now=now)
+        named = [Unknown(report.id, report.state, report.runner) for report in unknown]
+        keep_unknown(conn, named, reason=_UNKNOWN, now=now)
     return outcomes
 
 
@@ -201,16 +211,19 @@ def _row(number: int, run: Run, revision: int, lost_after: int | None) -> tuple[
     )
 
 
-def _record_unknown(
-    conn: sqlalchemy.Connection, reports: Sequence[ExecutionStatus], *, now: datetime
+def keep_unknown(
+    conn: sqlalchemy.Connection, reports: Sequence[Unknown], *, reason: str, now: datetime
 ) -> None:
-    """Count reports about unknown executions, and forget the oldest."""
-    latest: Mapping[str, ExecutionStatus] = {report.id: report for report in reports}
+    """Count reports that are about no execution in the store, and forget the oldest.
+
+    The transaction must hold `Lock.RUNS`.
+    """
+    latest = {report.id: report for report in reports}
     before = {each.execution: each for each in unknown(conn, latest)}
     counts, rows = Counter(report.id for report in reports), []
     for name, report in latest.items():
         known = before.get(name)
         first_at, count = (now, 0) if known is None else (known.first_at, known.count)
-        rows.append((name, report.state, _UNKNOWN, report.runner, first_at, now, count + counts[name]))
+        rows.append((name, report.state, reason, report.runner, first_at, now, count + counts[name]))
     upsert_rows(conn, unknown_reports, ("execution",), rows)
     conn.execute(_TOO_MANY)

@@ -1,6 +1,6 @@
 """Run all benchmarks, or the named ones, show the table, and write build/bench.json.
 
-python -m bench [webhook] [providers] [fetch] [repositories] [library] [package] [claims] [relay]
+python -m bench [webhook] [providers] [fetch] [repositories] [library] [package] [claims] [relay] [results]
     [lanes] [failover] [limits]
 
 The exit status is 0 if every row was measured, whether or not it reaches its aim.
@@ -25,6 +25,7 @@ from bench import (
     providers,
     relay,
     repositories,
+    results,
     webhook,
 )
 from bench.report import Row, measured, show, write
@@ -38,6 +39,7 @@ BENCHES = {
     "package": package,
     "claims": claims,
     "relay": relay,
+    "results": results,
     "lanes": lanes,
     "failover": failover,
     "limits": limits,

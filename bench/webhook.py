@@ -147,14 +147,14 @@ def _workers_row(rounds: Rounds) -> Row:
 
 def _round(server: _Server, requests: Sequence[bytes]) -> _Load:
     with server() as port:
-        uvloop.run(_load(port, requests[:_WARM_UP], _CLIENTS))
-        return uvloop.run(_load(port, requests[_WARM_UP:], _CLIENTS))
+        uvloop.run(load(port, requests[:_WARM_UP], _CLIENTS))
+        return uvloop.run(load(port, requests[_WARM_UP:], _CLIENTS))
 
 
 def _large_round(server: _Server, requests: Sequence[bytes]) -> _Load:
     with server() as port:
-        uvloop.run(_load(port, requests[:_LARGE_CLIENTS], _LARGE_CLIENTS))
-        return uvloop.run(_load(port, requests[_LARGE_CLIENTS:], _LARGE_CLIENTS))
+        uvloop.run(load(port, requests[:_LARGE_CLIENTS], _LARGE_CLIENTS))
+        return uvloop.run(load(port, requests[_LARGE_CLIENTS:], _LARGE_CLIENTS))
 
 
 def _postgres_round(requests: Sequence[bytes], postgres: Callable[[], Postgres]) -> _Load:
@@ -210,8 +210,8 @@ def _workers_round(workers: int, requests: Sequence[bytes], postgres: Callable[[
         for group, pid in zip(groups, pids, strict=True):
             group.add(pid)
         port = int(service.url.rpartition(":")[2])
-        uvloop.run(_load(port, requests[:_WARM_UP], _MANY_CLIENTS))
-        return uvloop.run(_load(port, requests[_WARM_UP:], _MANY_CLIENTS))
+        uvloop.run(load(port, requests[:_WARM_UP], _MANY_CLIENTS))
+        return uvloop.run(load(port, requests[_WARM_UP:], _MANY_CLIENTS))
 
 
 def _listening(service: Command, workers: int) -> list[int] | None:
@@ -220,7 +220,8 @@ def _listening(service: Command, workers: int) -> list[int] | None:
     return pids if len(pids) == workers else None
 
 
-async def _load(port: int, requests: Sequence[bytes], clients: int) -> _Load:
+async def load(port: int, requests: Sequence[bytes], clients: int) -> _Load:
+    """Send requests over so many connections, each as soon as the last is answered with 200 or 202."""
     waiting = iter(requests)
     latencies: list[float] = []
     loop = asyncio.get_running_loop()
@@ -256,7 +257,7 @@ class _Client(asyncio.Protocol):
             return  # an answer may come in pieces
         answer, self._answer = self._answer, b""
         self._latencies.append((time.perf_counter() - self._sent_at) * 1000)
-        if not answer.startswith(b"HTTP/1.1 202"):
+        if not answer.startswith(b"HTTP/1.1 20"):
             self.done.set_exception(RuntimeError(answer.decode()))
         else:
             self._next()

@@ -24,7 +24,8 @@ from gateway.store.runs import Outcome
 
 log = structlog.get_logger()
 
-_BATCH_SIZE = 200
+_BATCH_SIZE = 500
+_GATHER_SECONDS = 0.005
 _bodies = BodyReader(limit=MAX_REPORT_BYTES)
 
 Waiting = tuple[ExecutionStatus, asyncio.Future[Outcome]]
@@ -63,6 +64,8 @@ class ReportWriter:
 
     async def _write(self) -> None:
         while self._waiting:
+            # A transaction for each few would cost more than the wait.
+            await asyncio.sleep(_GATHER_SECONDS)
             batch, self._waiting = self._waiting[:_BATCH_SIZE], self._waiting[_BATCH_SIZE:]
             try:
                 await self._write_batch(batch)

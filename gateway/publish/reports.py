@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import structlog
-from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
+from aio_pika.abc import AbstractChannel, AbstractConnection
+from aiormq.abc import DeliveredMessage
 
 from gateway.backoff import backoff
 from gateway.errors import Invalid, PublishError, StoreUnavailable
@@ -30,6 +31,7 @@ _PREFETCH = 2 * _BATCH
 _FIRST_DELAY = 0.5
 _MAX_DELAY = 30.0
 _STORE_PAUSE = 1.0
+_GATHER_SECONDS = 0.01
 _STRUCTURED = "application/cloudevents+json"
 
 
@@ -99,8 +101,9 @@ class ReportConsumer:
             channel = await connection.channel()
             await channel.set_qos(prefetch_count=_PREFETCH)
             intake = _Intake(connection, channel)
-            queue = await channel.get_queue(self.topology.report_queue, ensure=False)
-            await queue.consume(intake.receive)
+            # Of the library beneath: a message of aio-pika takes as long to make as its report to store.
+            underlay = await channel.get_underlay_channel()
+            await underlay.basic_consume(self.topology.report_queue, intake.receive)
         except BaseException:
             await close(connection)
             raise
@@ -112,16 +115,17 @@ class ReportConsumer:
             reports, last = [], None
             for message in messages:
                 try:
-                    is_structured = (message.content_type or "").startswith(_STRUCTURED)
+                    content_type = message.header.properties.content_type or ""
+                    is_structured = content_type.startswith(_STRUCTURED)
                     reports.append(read_any_report(message.body, is_structured=is_structured))
                     last = message
                 except Invalid as error:
                     log.warning("a report cannot be read", routing_key=message.routing_key, reason=str(error))
-                    await message.reject(requeue=False)
+                    await message.channel.basic_reject(_tag(message), requeue=False)
             await self._store(reports)
             if last is not None:
                 # All before it are stored, or rejected.
-                await last.ack(multiple=True)
+                await last.channel.basic_ack(_tag(last), multiple=True)
 
     async def _store(self, reports: Sequence[ExecutionStatus]) -> None:
         """Store reports, however long the database is unavailable: the broker keeps the others meanwhile."""
@@ -146,20 +150,25 @@ class _Intake:
         self.is_open = True
         # A reference, because aio-pika closes a channel without references.
         self._channel = channel
-        self._arrived: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()
+        self._arrived: asyncio.Queue[DeliveredMessage | None] = asyncio.Queue()
         channel.close_callbacks.add(self._on_close)
         connection.close_callbacks.add(self._on_close)
 
-    async def receive(self, message: AbstractIncomingMessage) -> None:
+    async def receive(self, message: DeliveredMessage) -> None:
         """Take a message from the library."""
         self._arrived.put_nowait(message)
 
-    async def next_batch(self, most: int) -> list[AbstractIncomingMessage]:
-        """Return up to `most` messages, as soon as there is one; none once the connection is lost."""
-        batch: list[AbstractIncomingMessage] = []
+    async def next_batch(self, most: int) -> list[DeliveredMessage]:
+        """Return up to `most` messages, soon after there is one; none once the connection is lost.
+
+        Wait for others as long as they keep arriving: a transaction for each few would cost more.
+        """
+        batch: list[DeliveredMessage] = []
         message = await self._arrived.get()
         while message is not None:
             batch.append(message)
+            if len(batch) < most and self._arrived.empty():
+                await asyncio.sleep(_GATHER_SECONDS)
             if len(batch) == most or self._arrived.empty():
                 return batch
             message = self._arrived.get_nowait()
@@ -169,3 +178,10 @@ class _Intake:
     def _on_close(self, _closed: object, _error: BaseException | None) -> None:
         self.is_open = False
         self._arrived.put_nowait(None)
+
+
+def _tag(message: DeliveredMessage) -> int:
+    """Return the number of a message on its channel, which every message from a queue has."""
+    tag = message.delivery_tag
+    assert tag is not None  # noqa: S101 - the library's type includes returned messages
+    return tag

@@ -76,7 +76,8 @@ def build_web(
     return Web(
         webhook=webhook,
         routes=[
-            *(operation.route(token) for operation in operations),
+            # Routes are tried in turn, and no other paths are requested as often as the signed ones.
+            *(each.route(token) for each in sorted(operations, key=lambda each: not each.is_signed)),
             *contract.routes(),
             *pages.routes(),
         ],

@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy
 from pydantic_core import to_json
-from sqlalchemy import JSON, Column, Dialect, Table
+from sqlalchemy import JSON, Column, ColumnElement, Dialect, Table, any_, bindparam
 from sqlalchemy.dialects import postgresql, sqlite
 
 # SQLite takes at most 32,766 bound values in a statement.
@@ -55,6 +55,17 @@ def select_pairs(
     found = sql.format(wanted="")
     statement = f"SELECT found.* FROM {wanted} CROSS JOIN LATERAL ({found} LIMIT {most}) AS found"  # noqa: S608 - ours
     return conn.exec_driver_sql(statement, (list(firsts), list(seconds))).all()
+
+
+def among(conn: sqlalchemy.Connection, column: Column[Any], values: Collection[Any]) -> ColumnElement[bool]:
+    """Return the condition that a column has one of many values.
+
+    PostgreSQL takes them as one array: it would parse and plan a list of hundreds anew each time, which takes
+    longer than to find the rows.
+    """
+    if conn.dialect.name == "sqlite":
+        return column.in_(values)
+    return column == any_(bindparam(None, list(values), type_=postgresql.ARRAY(column.type)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import sqlalchemy
 from sqlalchemy import Select, bindparam, func, select, update
 
-from gateway.store.bulk_sql import upsert_rows
+from gateway.store.bulk_sql import among, upsert_rows
 from gateway.store.execution_tables import executions
 from gateway.store.run_tables import commit_statuses
 from gateway.store.tables import ref_updates
@@ -135,4 +135,6 @@ def end_fetch_failure(conn: sqlalchemy.Connection, connection: str, commit: str)
 
 def touch(conn: sqlalchemy.Connection, numbers: Collection[int] | Select[Any]) -> None:
     """Make the verdicts of executions due, by the numbers of the executions, because they have changed."""
-    conn.execute(update(commit_statuses).where(commit_statuses.c.execution.in_(numbers)).values(_CHANGED))
+    column = commit_statuses.c.execution
+    theirs = column.in_(numbers) if isinstance(numbers, Select) else among(conn, column, numbers)
+    conn.execute(update(commit_statuses).where(theirs).values(_CHANGED))

@@ -4,7 +4,7 @@ The outbox keeps its own state in `executions`; see gateway/messages/execution_s
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, get_args
@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, bindparam, delete, exists, func, select, u
 from gateway.messages.execution_states import ExecutionState, Run, RunState, advance
 from gateway.messages.execution_status import ExecutionStatus
 from gateway.store import commit_statuses, unaccepted
-from gateway.store.bulk_sql import upsert_rows
+from gateway.store.bulk_sql import among, upsert_rows
 from gateway.store.database import Lock, lock
 from gateway.store.execution_tables import executions
 from gateway.store.rows import from_row
@@ -68,10 +68,7 @@ _FOUND = select(
     executions.c.project,
     executions.c.lost_after,
     executions.c.cancel_requested_at,
-).where(
-    executions.c.id.in_(bindparam("ids", expanding=True))
 )
-_STORED = select(runs).where(runs.c.execution.in_(bindparam("numbers", expanding=True)))
 _NAMED = select(unknown_reports).where(unknown_reports.c.execution.in_(bindparam("ids", expanding=True)))
 _LAST = select(func.max(runs.c.revision))
 _WITHDRAWN = executions.alias()
@@ -92,7 +89,7 @@ def record(
     # Two transactions would overwrite each other's rows. The lock is not on the executions, which the relay
     # updates in another order.
     lock(conn, Lock.RUNS)
-    found = conn.execute(_FOUND, {"ids": list({report.id for report in reports})}).all()
+    found = conn.execute(_FOUND.where(among(conn, executions.c.id, {each.id for each in reports}))).all()
     numbers: dict[str, int] = {row.id: row.seq for row in found}
     cancelled: dict[str, datetime | None] = {row.id: row.cancel_requested_at for row in found}
     stored = of(conn, numbers.values())
@@ -132,9 +129,9 @@ def write(
         commit_statuses.touch(conn, list(changed))
 
 
-def of(conn: sqlalchemy.Connection, numbers: Iterable[int]) -> dict[int, Run]:
+def of(conn: sqlalchemy.Connection, numbers: Collection[int]) -> dict[int, Run]:
     """Return the runs of executions, by the numbers of the executions."""
-    rows = conn.execute(_STORED, {"numbers": list(numbers)})
+    rows = conn.execute(select(runs).where(among(conn, runs.c.execution, numbers)))
     return {row.execution: from_row(Run, row) for row in rows}
 
 

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 import sqlalchemy
 from sqlalchemy import bindparam, delete, exists, func, insert, select
 
+from gateway.store.bulk_sql import among
 from gateway.store.columns import Instant
 from gateway.store.execution_tables import executions
 from gateway.store.run_tables import reporting_projects, runs, unaccepted
@@ -34,7 +35,6 @@ _EXPECT = insert(unaccepted).from_select(
         ~exists().where(unaccepted.c.execution == executions.c.seq),
     ),
 )
-_ACCEPTED = delete(unaccepted).where(unaccepted.c.execution.in_(bindparam("numbers", expanding=True)))
 _REPORTING = select(reporting_projects.c.project).where(
     reporting_projects.c.project.in_(bindparam("projects", expanding=True))
 )
@@ -52,7 +52,7 @@ def accept(
     conn: sqlalchemy.Connection, numbers: Sequence[int], projects: Collection[str], *, now: datetime
 ) -> None:
     """Record that runners have begun to report about executions, by their numbers and projects."""
-    conn.execute(_ACCEPTED, {"numbers": numbers})
+    conn.execute(delete(unaccepted).where(among(conn, unaccepted.c.execution, numbers)))
     new = set(projects) - set(conn.execute(_REPORTING, {"projects": list(projects)}).scalars())
     if new:
         conn.execute(insert(reporting_projects), [{"project": name, "first_at": now} for name in sorted(new)])

@@ -39,8 +39,8 @@ class NewRequest:
 
     `target` is the name of the step or pipeline, `subject` a description for people, `lane` the priority lane
     of its trigger, if any; `is_latest_only` is True if it supersedes the requests of earlier commits of its
-    ref. `rerun_of` is the id of the request that it runs again, if any. `lost_after` is how long its runner may
-    be silent, zero for any time, None for the setting's.
+    ref. `rerun_of` is the id of the request that it runs again, if any. `lost_after` is how long its runner
+    may be silent, zero for any time, None for the setting's.
     """
 
     id: str
@@ -89,6 +89,7 @@ class StoredRequest:
     republished_at: datetime | None = None
     rerun_of: str | None = None
     cancel_requested_at: datetime | None = None
+    lost_after: int | None = None
     package: KeptPackage | None = None
     run: Run | None = None
     rerun_by: Sequence[str] = ()

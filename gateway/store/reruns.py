@@ -1,7 +1,7 @@
 """Execute a request again: the same request, published once more, or another one that names it."""
 
 import json
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import sqlalchemy
 from sqlalchemy import select, update
@@ -90,6 +90,7 @@ def rerun(
         body=json.dumps(again, ensure_ascii=False, separators=(",", ":")).encode(),
         lane=stored.lane,
         rerun_of=request_id,
+        lost_after=None if stored.lost_after is None else timedelta(seconds=stored.lost_after),
     )
     executions.add(conn, [new], ref_update=stored.ref_update, now=now)
     commit_statuses.show_rerun(conn, name)

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.messages.execution_states import NO_REPORT, Run
 from gateway.messages.execution_status import ReportedState
-from gateway.store import connection_facts, executions, runs, silence, unaccepted, waiting_requests
+from gateway.store import connection_facts, executions, reruns, runs, silence, unaccepted, waiting_requests
 from gateway.store.database import Database
 from gateway.store.run_tables import unaccepted as table
 from testing.records import NOW, A, B, connection
@@ -123,7 +123,7 @@ def test_a_republished_request_is_expected_from_its_new_publication_on(two_moves
     end(two_moves, "d1-a", "published")
     lose(two_moves, DAY)
     with two_moves.writing() as conn:
-        executions.republish(conn, "d1-a", now=NOW + DAY)
+        reruns.republish(conn, "d1-a", now=NOW + DAY)
         assert not silence.is_due(conn, limit=DAY, now=NOW + 9 * DAY)
         executions.record(conn, published=["d1-a"], refused={}, undeliverable={}, now=NOW + 2 * DAY)
     assert lose(two_moves, 2 * DAY + HOUR) == []

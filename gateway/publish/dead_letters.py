@@ -1,7 +1,9 @@
 """Counts the dead letters at the broker."""
 
 from aio_pika.abc import AbstractConnection
+from aio_pika.exceptions import ChannelClosed
 
+from gateway.errors import PublishError
 from gateway.publish.brokers import Brokers, close
 from gateway.publish.topology import Topology
 
@@ -12,8 +14,12 @@ async def count_dead_letters(brokers: Brokers, topology: Topology) -> int:
     try:
         async with brokers.talking():
             channel = await connection.channel()
-            # Passive: the queue is only looked at, which needs no permission to configure.
-            queue = await channel.declare_queue(topology.dead_queue, passive=True)
+            try:
+                queue = await channel.declare_queue(topology.dead_queue, passive=True)
+            except ChannelClosed as error:
+                raise PublishError(
+                    f"the dead letters in {topology.dead_queue} cannot be counted ({error})"
+                ) from error
             return queue.declaration_result.message_count or 0
     finally:
         await close(connection)

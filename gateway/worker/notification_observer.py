@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 
 import sqlalchemy
 
-from gateway.errors import NotFound, PublishError
+from gateway.errors import BrokerUnavailable, NotFound, PublishError
+from gateway.logs import Condition
 from gateway.plan.globs import matches
 from gateway.store import connections, notification_channels, notification_states, reconciliations
 from gateway.store.connection_facts import facts
@@ -28,6 +29,8 @@ _FINDINGS: Mapping[What, tuple[str, ...]] = {
     "webhook-silent": ("silence",),
     "remote-refuses": ("remote", "identity"),
 }
+# A user of the broker without this right, or an operator's own topology without the queue.
+_UNCOUNTED = Condition("nobody is notified of dead letters", every=3600.0)
 _UNKNOWN = Finding(what="remote", state="failing", reason="Its provider refuses Pushgate.", repair="")
 
 
@@ -85,8 +88,11 @@ class NotificationObserver:
             return None
         try:
             return await self.count_dead_letters()
-        except PublishError:
-            return None  # the relay logs it, and records the outage
+        except BrokerUnavailable:
+            return None  # the relay logs it
+        except PublishError as error:
+            _UNCOUNTED.holds(reason=str(error))
+            return None
 
     def _begin(self, conn: sqlalchemy.Connection, *, letters: int | None, now: datetime) -> None:
         states = [

@@ -213,7 +213,11 @@ def record(
 ) -> None:
     """Record which requests were published, and why the broker refused others, temporarily or permanently."""
     if published:
-        _record_published(conn, published, now=now)
+        mine = executions.c.id.in_(published)
+        conn.execute(update(executions).where(mine).values(state="published", reason=None, published_at=now))
+        # Those that were withdrawn while they were being sent: runners now have them.
+        if cancelled := cancel_events.add(conn, published, now=now):
+            _show(conn, cancelled)
         unaccepted.expect(conn, published, now=now)
     for request_id, reason in refused.items():
         conn.execute(_still_pending(request_id).values(reason=reason))
@@ -226,17 +230,6 @@ def record(
 def _show(conn: sqlalchemy.Connection, ids: Collection[str]) -> None:
     """Let the provider show the new state of requests."""
     commit_statuses.touch(conn, select(executions.c.seq).where(executions.c.id.in_(ids)))
-
-
-def _record_published(conn: sqlalchemy.Connection, published: Sequence[str], *, now: datetime) -> None:
-    confirmed = {"state": "published", "reason": None, "published_at": now}
-    mine = executions.c.id.in_(published)
-    waiting = update(executions).where(mine, executions.c.state == "pending")
-    if conn.execute(waiting.values(confirmed)).rowcount < len(published):
-        # Some were withdrawn while they were being sent: runners now have them.
-        conn.execute(update(executions).where(mine).values(confirmed))
-        cancel_events.add(conn, published, now=now)
-        _show(conn, published)
 
 
 def drop(conn: sqlalchemy.Connection, request_id: str) -> StoredRequest:

@@ -12,6 +12,7 @@ import json
 import math
 import operator
 import re
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from step import File, Package, Result, Supply, Unusable, fetch, log, run_step
+from step import File, Package, Result, Stopped, Supply, Unusable, fetch, log, run_step, stop
 
 MAX_EXECUTIONS = 1000
 """How many executions a task may have."""
@@ -287,9 +288,12 @@ def _holds(condition: str, metadata: Mapping[str, Any]) -> bool:
 
 if __name__ == "__main__":
     # Execute one request from standard input, without a broker: the `message` of `pushgate executions ID`.
+    signal.signal(signal.SIGTERM, lambda *_: stop())
     try:
         received = read(sys.stdin.buffer.read())
         check(received)
         sys.exit(execute(received).status)
+    except Stopped:
+        sys.exit("the execution was stopped")
     except Unusable as error:
         sys.exit(f"this request cannot be executed: {error}")

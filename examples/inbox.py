@@ -14,7 +14,7 @@ from pathlib import Path
 
 from execution import check, execute
 from journal import Journal, Report, Request, now
-from step import Result, Unusable, log
+from step import Result, Stopped, Unusable, log, start, stop
 
 MAX_ATTEMPTS = 3
 """How often a request is attempted, including attempts that ended with the runner's own process."""
@@ -33,6 +33,14 @@ class Inbox(Journal):
         attempts = "attempts (id TEXT NOT NULL, redrive INTEGER NOT NULL, started_at TEXT NOT NULL)"
         super().__init__(path, check, attempts)
         self._lock = path.with_suffix(".lock")
+        self._executing: str | None = None
+
+    def cancel(self, execution: str, redrive: int | None = None) -> bool:
+        """Cancel a request; stop it if it is being executed. Return False if it is not here, or has ended."""
+        is_new = super().cancel(execution, redrive)
+        if is_new and execution == self._executing:
+            stop()
+        return is_new
 
     def has_pending(self) -> bool:
         """Return whether a stored request has not ended yet."""
@@ -61,6 +69,11 @@ class Inbox(Journal):
 
     def _attempt(self, request: Request) -> None:
         """Execute a request; record the end, unless something was unreachable and attempts are left."""
+        start()
+        self._executing = request["id"]
+        if self.is_cancelled(request):
+            self.end(request, Report("cancelled", "cancelled before it began"))
+            return
         number = self._begin(request)
         if number > MAX_ATTEMPTS:
             self._end(request, Result(status=1, summary=f"gave up after {MAX_ATTEMPTS} attempts"))
@@ -68,6 +81,9 @@ class Inbox(Journal):
         try:
             with self._reporting(request):
                 result = execute(request)
+        except Stopped:
+            self.end(request, Report("cancelled", "stopped, because it was cancelled"))
+            return
         except Unusable as error:
             result = Result(status=1, summary=str(error))
         except (ValueError, TypeError, LookupError) as error:

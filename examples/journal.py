@@ -87,6 +87,7 @@ class Journal:
         self.database.execute("PRAGMA synchronous = FULL")
         for table in (
             "requests (id TEXT PRIMARY KEY, request TEXT NOT NULL, redrive INTEGER NOT NULL, ended TEXT)",
+            "cancelled (id TEXT NOT NULL, redrive INTEGER NOT NULL, PRIMARY KEY (id, redrive))",
             "reports (number INTEGER PRIMARY KEY AUTOINCREMENT, url TEXT NOT NULL, body TEXT NOT NULL)",
             *tables,
         ):
@@ -140,6 +141,24 @@ class Journal:
             self.database.execute("UPDATE requests SET ended = ? WHERE id = ?", (ended, request["id"]))
             self.report(request, report)
 
+    def cancel(self, execution: str, redrive: int | None = None) -> bool:
+        """Record that an operator has cancelled a request; return False if it is not here, or has ended.
+
+        A message names the `redrive` that is cancelled: a request with a higher one is a later order.
+        """
+        stored = self.database.execute(
+            "INSERT OR IGNORE INTO cancelled SELECT id, redrive FROM requests"
+            " WHERE id = ? AND redrive <= coalesce(?, redrive) AND ended IS NULL",
+            (execution, redrive),
+        )
+        return stored.rowcount > 0
+
+    def is_cancelled(self, request: Request) -> bool:
+        """Return whether an operator has cancelled a request."""
+        key = (request["id"], request["redrive"])
+        found = self.database.execute("SELECT 1 FROM cancelled WHERE id = ? AND redrive = ?", key)
+        return found.fetchone() is not None
+
     def report(self, request: Request, report: Report) -> None:
         """Store a report for Pushgate: in the same transaction as what it reports, if there is one."""
         if not request.get("status_url"):
@@ -156,7 +175,9 @@ class Journal:
         stored = self.database.execute("SELECT number, url, body FROM reports ORDER BY number").fetchall()
         for number, url, body in stored:
             try:
-                _post(url, body.encode())
+                answer = _post(url, body.encode())
+                if answer.get("cancel_requested_at"):
+                    self.cancel(json.loads(body)["id"])
             except Unusable as error:
                 log(str(error))
             except OSError as error:
@@ -170,14 +191,17 @@ def _is_name(name: str) -> bool:
     return name.isprintable() and 0 < len(name) <= _MAX_NAME
 
 
-def _post(url: str, body: bytes) -> None:
-    """Post a report. Raises `Unusable` if it is refused for good, `OSError` if it may be repeated."""
+def _post(url: str, body: bytes) -> dict[str, Any]:
+    """Post a report; return the answer. Raises `Unusable` if it is refused for good, `OSError` otherwise."""
     if not url.startswith(("https://", "http://")):
         raise Unusable(f"this URL is not http or https: {url[:100]}")
     report = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310 - checked
     try:
-        with urllib.request.urlopen(report, timeout=_REPORT_TIMEOUT_SECONDS):  # noqa: S310
-            return
+        with urllib.request.urlopen(report, timeout=_REPORT_TIMEOUT_SECONDS) as response:  # noqa: S310
+            return dict(json.load(response))
+    except (ValueError, TypeError):
+        # Not from Pushgate, or empty.
+        return {}
     except urllib.error.HTTPError as error:
         if error.code >= 500 or error.code in {408, 425, 429}:  # noqa: PLR2004
             raise

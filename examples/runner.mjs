@@ -18,6 +18,8 @@ const ENDED = "inbox/ended";
 const REPORTS = "inbox/reports";
 const REPORT_EVERY = 300_000;
 let reported = 0;
+let executing;
+const cancelled = new Set();
 
 /** Return the request in a message, in either mode of CloudEvents. `redrive`: how often it was republished. */
 function read(message) {
@@ -80,13 +82,16 @@ async function stored(folder) {
 async function executePending() {
   await sendReports();
   for (const { path, ...request } of (await stored(PENDING)).sort((one, other) => one.received - other.received)) {
-    await report(request, "running");
+    if (!cancelled.has(request.id)) await report(request, "running");
     await sendReports();
     const repeating = setInterval(() => report(request, "running").then(sendReports).catch(console.error), REPORT_EVERY);
-    const summary = `ended with status ${await execute(request)}`;
+    const status = cancelled.has(request.id) ? null : await execute(request);
     clearInterval(repeating);
+    const summary = cancelled.has(request.id) ? "stopped, because it was cancelled" : `ended with status ${status}`;
     console.error(`${request.id} ${summary}`);
-    await report(request, summary.endsWith(" 0") ? "succeeded" : "failed", summary);
+    const ended = status === 0 ? "succeeded" : "failed";
+    await report(request, cancelled.has(request.id) ? "cancelled" : ended, summary);
+    cancelled.delete(request.id);
     await rename(path, `${ENDED}/${request.id}.json`);
     await sendReports();
   }
@@ -106,7 +111,10 @@ async function sendReports() {
   for (const { path, url, body } of (await stored(REPORTS)).sort((one, other) => one.sequence - other.sequence)) {
     const options = { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
     const status = await fetch(url, { ...options, signal: AbortSignal.timeout(10_000) })
-      .then((answer) => answer.status)
+      .then(async (answer) => {
+        if (answer.ok && (await answer.json().catch(() => null))?.cancel_requested_at) cancel(body.id);
+        return answer.status;
+      })
       .catch(() => 0);
     if (status === 0 || status >= 500 || [408, 425, 429].includes(status)) return;
     if (status >= 400) console.error(`a report was refused: ${status}`);
@@ -114,9 +122,16 @@ async function sendReports() {
   }
 }
 
+/** Stop a request, or keep it from being executed. */
+function cancel(id) {
+  cancelled.add(id);
+  if (executing?.id === id) executing.run.kill();
+}
+
 /** Execute a request in a process of its own; return the exit status. */
 function execute(request) {
   const run = spawn(PYTHON, [EXECUTION], { stdio: ["pipe", "inherit", "inherit"] });
+  executing = { id: request.id, run };
   run.stdin.on("error", () => {}); // it has ended before it has read everything: the status says why
   run.stdin.end(JSON.stringify(request));
   return new Promise((resolve, reject) => run.on("error", reject).on("close", resolve));

@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -31,10 +32,16 @@ _CHUNK_BYTES = 1024 * 1024
 _LOG_LINES = 20
 _LOG_COLUMNS = 300
 _PLACEHOLDER = re.compile(r"\{(parameter|parameter-value):(.+?)\}")
+_is_stopped = threading.Event()
+_running: list["subprocess.Popen[str]"] = []
 
 
 class Unusable(Exception):
     """The request can never be carried out, here or elsewhere: reject it for good."""
+
+
+class Stopped(Exception):
+    """The execution was stopped, because it was cancelled."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +111,12 @@ def run_step(step: Mapping[str, Any], supply: Supply, package: Package) -> Resul
 
 
 def _shell(command: str, folder: Path, environment: Mapping[str, str], result: Result) -> int:
-    """Run a command, pass its output on, and collect its metadata; return the exit status."""
+    """Run a command, pass its output on, and collect its metadata; return the exit status.
+
+    Raises `Stopped`.
+    """
+    if _is_stopped.is_set():
+        raise Stopped
     with subprocess.Popen(  # noqa: S603
         ["sh", "-c", command],  # noqa: S607
         cwd=folder,
@@ -114,11 +126,39 @@ def _shell(command: str, folder: Path, environment: Mapping[str, str], result: R
         encoding="utf-8",
         errors="replace",
     ) as process:
+        _running.append(process)
+        if _is_stopped.is_set():
+            _end(process.pid)
         errors = threading.Thread(target=_pass_on, args=(process.stderr, sys.stderr, result))
         errors.start()
         _pass_on(process.stdout, sys.stdout, result)
         errors.join()
+        _running.remove(process)
+    if _is_stopped.is_set():
+        raise Stopped
     return process.returncode
+
+
+def stop() -> None:
+    """Stop the execution that runs, from another thread; nothing runs until `start`."""
+    _is_stopped.set()
+    for process in tuple(_running):
+        _end(process.pid)
+
+
+def start() -> None:
+    """Let executions run."""
+    _is_stopped.clear()
+
+
+def _end(process: int) -> None:
+    """End a process and all that it has started, which Linux lists."""
+    with contextlib.suppress(OSError):
+        listed = Path(f"/proc/{process}/task/{process}/children")
+        children = listed.read_text(encoding="utf-8").split() if listed.exists() else []
+        os.kill(process, signal.SIGTERM)
+        for child in children:
+            _end(int(child))
 
 
 def _pass_on(source: IO[str] | None, target: TextIO, result: Result) -> None:

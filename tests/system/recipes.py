@@ -33,7 +33,7 @@ def command(recipe: str, folder: Path) -> list[str | Path]:
 
 def environment(queue: str, folder: Path) -> dict[str, str]:
     """Return the environment of a recipe: a step runs `python`, which a fresh Debian does not have."""
-    return {**os.environ, "QUEUE": queue, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+    return {**os.environ, "QUEUE": queue, "EXCHANGE": queue, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
 
 
 def indented(lines: list[str]) -> list[str]:

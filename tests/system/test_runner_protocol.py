@@ -12,6 +12,7 @@ import tarfile
 import threading
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
@@ -24,7 +25,7 @@ from gateway.publish.topology import Topology
 from testing.broker import Broker
 from testing.service import WAIT_SECONDS, wait_for
 from tests.publish.runner import Runner, remove
-from tests.system.recipes import EXAMPLES, RECIPES, command, environment, indented, prepare
+from tests.system.recipes import EXAMPLES, NODE, RECIPES, command, environment, indented, prepare
 
 REFERENCE = "runner_aio_pika"
 ORDERED = "runner_ordered"
@@ -55,6 +56,8 @@ class Gateway(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.reports: list[dict[str, Any]] = []
         self.answers: list[int] = []
+        # Reports, as in `states`, whose answers say that the request was cancelled.
+        self.cancelled: set[str] = set()
         self.url = f"http://127.0.0.1:{self.server_port}"
         package = io.BytesIO()
         tarfile.open(fileobj=package, mode="w:gz").close()
@@ -91,13 +94,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         report = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        answer: dict[str, Any] = {}
+        if f"{self.path[1:]} {report['state']}" in self.server.cancelled:
+            answer["cancel_requested_at"] = report["at"]
+            self.server.answers = [HTTPStatus.OK]
         status = self.server.answers.pop(0) if self.server.answers else 204
         if status < 300:
             named = {"name": self.path[1:], **report}
             # A runner that was killed before it noted the answer sends a report again.
             if named not in self.server.reports:
                 self.server.reports.append(named)
-        self._answer(status, b"")
+        self._answer(status, json.dumps(answer).encode() if status == HTTPStatus.OK else b"")
 
     def _answer(self, status: int, body: bytes) -> None:
         self.send_response(status)
@@ -279,6 +286,56 @@ def test_a_runner_that_dies_before_it_acknowledges_executes_once(
         "",
         *indented([f"+ {steps.script('only')}", '{"accuracy": 0.93}']),
     ]
+
+
+@pytest.mark.parametrize("recipe", [REFERENCE, NODE])
+def test_what_an_answer_cancels_is_not_started_or_is_stopped(
+    recipe: str,
+    broker: Broker,
+    gateway: Gateway,
+    topology: Topology,
+    tmp_path: Path,
+    pytestconfig: pytest.Config,
+) -> None:
+    """And reported as cancelled; the next one runs."""
+    prepare(recipe, tmp_path, pytestconfig.cache)
+    steps = Steps(tmp_path)
+    gateway.cancelled = {"early accepted", "late running"}
+    names = {"early": True, "late": True, "next": False}
+    requests = (gateway.request(name, steps.script(name, waits=waits)) for name, waits in names.items())
+    publish(broker, topology.queue, *requests)
+    with Started([*command(recipe, tmp_path), broker.url, "3"], tmp_path, topology.queue) as runner:
+        assert runner.ended() == 0, runner.errors.read_text()
+    assert [name for name in steps.begun() if name != "late"] == ["next"]
+    assert gateway.states() == [
+        *("early accepted", "early cancelled"),
+        *("late accepted", "late running", "late cancelled"),
+        *("next accepted", "next running", "next succeeded"),
+    ]
+
+
+def test_a_message_stops_what_is_running(
+    broker: Broker, gateway: Gateway, topology: Topology, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    """At once, with all processes of the step; not by a message about an earlier order."""
+    prepare(REFERENCE, tmp_path, pytestconfig.cache)
+    steps = Steps(tmp_path)
+    body = gateway.request("only", steps.script("only", waits=True))
+    publish(broker, topology.queue, body)
+    name = json.loads(body)["id"]
+
+    async def cancel(runner: Runner) -> None:
+        exchange = await runner.channel.get_exchange(topology.exchange)
+        for execution, redrive in (("another", 0), (name, -1), (name, 0)):
+            stop = json.dumps({"execution": execution, "redrive": redrive}).encode()
+            await exchange.publish(aio_pika.Message(stop), "execution.cancelled.digits")
+
+    program = [*command(REFERENCE, tmp_path), broker.url, "1"]
+    with Started(program, tmp_path, topology.queue) as runner:
+        wait_for(steps.begun, "it has begun")
+        on_channel(broker, cancel)
+        assert runner.ended() == 0, runner.errors.read_text()
+    assert gateway.states() == ["only accepted", "only running", "only cancelled"]
 
 
 def test_a_request_that_kills_its_runner_is_given_up(

@@ -16,6 +16,7 @@ from gateway.store.database import Lock, lock
 from gateway.store.execution_tables import execution_bodies, executions
 from gateway.store.ids import delivery_ids_since
 from gateway.store.run_tables import runs
+from gateway.store.runs import keep_revision
 from gateway.store.tables import deliveries, reconciliations, ref_updates, waiting_deliveries
 
 # The limits of one step, unless a single delivery is larger.
@@ -44,6 +45,7 @@ def forget(conn: sqlalchemy.Connection, *, before: datetime, after: str) -> Step
         return None
     # So that no run is added to an execution that is being deleted.
     lock(conn, Lock.RUNS)
+    keep_revision(conn)
     gone = set(candidates) - _held(conn, candidates, before)
     if gone:
         theirs = select(executions.c.seq).where(executions.c.delivery.in_(gone))

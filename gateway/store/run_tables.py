@@ -36,6 +36,14 @@ runs = Table(
     ),
 )
 
+# One row: the last `revision` that was given, which the newest row need not have any more.
+run_revisions = Table(
+    "run_revisions",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("last", BigInteger, nullable=False),
+)
+
 # Published requests that a runner is expected to accept: see gateway/store/unaccepted.py.
 unaccepted = Table(
     "unaccepted",

@@ -19,7 +19,7 @@ from gateway.store.bulk_sql import among, upsert_rows
 from gateway.store.database import Lock, lock
 from gateway.store.execution_tables import executions
 from gateway.store.rows import from_row
-from gateway.store.run_tables import runs, unknown_reports
+from gateway.store.run_tables import run_revisions, runs, unknown_reports
 
 MAX_UNKNOWN = 200
 """How many ids of unknown executions are kept: the newest."""
@@ -70,7 +70,8 @@ _FOUND = select(
     executions.c.cancel_requested_at,
 )
 _NAMED = select(unknown_reports).where(unknown_reports.c.execution.in_(bindparam("ids", expanding=True)))
-_LAST = select(func.max(runs.c.revision))
+# The greater of both: an older version of Pushgate beside this one gives revisions by the newest row.
+_LAST = union_all(select(func.max(runs.c.revision)), select(run_revisions.c.last))
 _WITHDRAWN = executions.alias()
 _TOO_MANY = delete(unknown_reports).where(
     unknown_reports.c.execution.in_(
@@ -138,14 +139,20 @@ def of(conn: sqlalchemy.Connection, numbers: Collection[int]) -> dict[int, Run]:
 def forget(conn: sqlalchemy.Connection, number: int) -> None:
     """Delete what was reported about an execution, by its number."""
     lock(conn, Lock.RUNS)
+    keep_revision(conn)
     conn.execute(delete(runs).where(runs.c.execution == number))
     commit_statuses.touch(conn, [number])
     unaccepted.forget(conn, number)
 
 
+def keep_revision(conn: sqlalchemy.Connection) -> None:
+    """Remember the last revision, before rows are deleted. The transaction must hold `Lock.RUNS`."""
+    upsert_rows(conn, run_revisions, ("id",), [(1, last_revision(conn))])
+
+
 def last_revision(conn: sqlalchemy.Connection) -> int:
     """Return the number of the newest change, 0 if there are none."""
-    return conn.execute(_LAST).scalar() or 0
+    return max((last for last in conn.execute(_LAST).scalars() if last is not None), default=0)
 
 
 def changed_after(conn: sqlalchemy.Connection, revision: int, *, limit: int) -> dict[int, int]:

@@ -207,3 +207,17 @@ def test_a_run_is_deleted_with_its_execution(two_moves: Database) -> None:
         conn.execute(execution_bodies.delete())
         conn.execute(execution_table.delete().where(execution_table.c.delivery == "d1"))
         assert conn.execute(select(func.count()).select_from(run_table)).scalar() == 2
+
+
+def test_a_revision_is_never_given_again(two_moves: Database) -> None:
+    """Whoever follows changes would miss the second of two with one number."""
+    end(two_moves, "d1-a", "published")
+    record(two_moves, report("d1-a"), report("d1-b"))
+    with two_moves.writing() as conn:
+        before = runs.last_revision(conn)
+        newest = runs.changed_after(conn, before - 1, limit=9)[before]
+        runs.forget(conn, newest)
+        assert runs.last_revision(conn) == before
+    record(two_moves, report("d2-a"))
+    with two_moves.reading() as conn:
+        assert list(runs.changed_after(conn, before, limit=9)) == [before + 1]

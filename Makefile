@@ -34,9 +34,10 @@ matrix: $(BIN)/python ## run the tests with every supported Python on this machi
 	@tests/require-programs
 	@$(BIN)/python -m tests.matrix $(PYTEST)
 
-soak: $(VENV)/.dev ## kill the gateway a thousand times under load, and try thousands of branch histories: half an hour
+soak: $(VENV)/.dev ## kill the gateway 1,300 times under load, and try thousands of branch histories: half an hour
 	@tests/require-programs
 	@SOAK_ROUNDS=1000 SOAK_HISTORIES=1000 $(BIN)/python -m pytest tests/system/test_kills.py tests/store/test_moves.py -s $(PYTEST)
+	@SOAK_ROUNDS=300 $(BIN)/python -m pytest tests/system/test_kills_of_reports.py -s $(PYTEST)
 
 # MODULE=gateway/intake/body.py selects the module; ARGS is "--sample 40" for some of the mutants, or the tests to run.
 mutate: $(VENV)/.mutate ## change one MODULE in many ways, and report changes that its tests miss: up to an hour

@@ -1,6 +1,6 @@
 """SIGKILL at random moments during a storm of reports: every execution ends as its runner has reported last.
 
-`make soak` does a thousand rounds; `make test` a few.
+`make soak` does three hundred rounds; `make test` a few.
 """
 
 import asyncio

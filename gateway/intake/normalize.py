@@ -116,6 +116,7 @@ def delivery_to(connection: CachedConnection, received: Received, *, id_: str | 
             updates=_updates(event),
             asks_for_reconciliation=event.all_refs,
             teaches=repository.id if learns and repository else None,
+            rerun=event.rerun,
         )
     return NewDelivery(
         **common,

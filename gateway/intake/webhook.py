@@ -27,6 +27,7 @@ from gateway.intake.normalize import (
     routed_id,
 )
 from gateway.intake.refusal_log import RefusalLog
+from gateway.intake.reruns import Reruns
 from gateway.metrics import DELIVERIES, REFUSED
 from gateway.store.accept import NewDelivery
 from gateway.store.refusals import Refusal
@@ -80,6 +81,7 @@ class WebhookEndpoint:
         refusals: RefusalLog,
         *,
         body_limit: int,
+        reruns: Reruns | None = None,
         trusted_proxies: int = 0,
         on_failure: Callable[[str], None] = lambda _: None,
         clock: Callable[[], datetime] | None = None,
@@ -91,6 +93,7 @@ class WebhookEndpoint:
         self._connections = connections
         self._writer = writer
         self._refusals = refusals
+        self._reruns = reruns
         self._bodies = BodyReader(limit=body_limit)
         self._trusted_proxies = trusted_proxies
         self._on_failure = on_failure
@@ -153,6 +156,8 @@ class WebhookEndpoint:
                 delivery = await self._routed(connection, received, seconds=seconds)
             else:
                 delivery = delivery_to(connection, received)
+            if delivery.rerun is not None and self._reruns is not None:
+                delivery = await self._reruns.carry_out(delivery, delivery.rerun)
             receipt = await self._writer.accept(delivery, seconds=seconds)
         except Unverified as error:
             refusal = _Answer(401, "not verified", str(error))

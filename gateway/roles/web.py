@@ -29,6 +29,7 @@ from gateway.dashboard.sessions import Sessions
 from gateway.intake.connection_cache import ConnectionCache
 from gateway.intake.group_commit import DeliveryWriter
 from gateway.intake.refusal_log import RefusalLog
+from gateway.intake.reruns import Reruns
 from gateway.intake.uptime import Uptime
 from gateway.intake.webhook import WebhookEndpoint
 from gateway.roles.parts import Parts
@@ -59,6 +60,7 @@ def build_web(
         writer,
         refusals,
         body_limit=settings.body_limit,
+        reruns=Reruns(parts.database, notify=parts.requests.notify),
         trusted_proxies=settings.trusted_proxies,
         on_failure=uptime.failed,
     )

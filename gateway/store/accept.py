@@ -28,7 +28,7 @@ from gateway.store.tables import (
     ref_updates,
     secrets,
 )
-from providers.model import Event, RefUpdate
+from providers.model import Event, RefUpdate, Rerun
 
 # Keyed by pairs: see `select_pairs`.
 _CLAIMED = (
@@ -49,8 +49,8 @@ class NewDelivery:
     `detail` holds the facts of an event beside its ref updates; `teaches` is a repository id that the
     connection lacks; `asks_for_reconciliation` is True if the delivery does not name what was pushed;
     `other_repository` is the repository that has taken the place of the connection's own at its address.
-    `seen` is the repository of a source whose rules have to decide about it, `waits` the event if the
-    delivery waits for that.
+    `rerun` is what is to be executed again. `seen` is the repository of a source whose rules have to decide
+    about it, `waits` the event if the delivery waits for that.
     """
 
     id: str
@@ -71,6 +71,7 @@ class NewDelivery:
     detail: Mapping[str, Any] | None = None
     asks_for_reconciliation: bool = False
     other_repository: OtherRepository | None = None
+    rerun: Rerun | None = None
     seen: Seen | None = None
     waits: Event | None = None
 

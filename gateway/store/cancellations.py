@@ -30,8 +30,10 @@ def cancel(conn: sqlalchemy.Connection, request_id: str, *, now: datetime) -> St
     The execution of a request that was published goes on until its runner reports the end. A repetition
     changes nothing.
     """
-    # So that the relay records no confirm meanwhile.
     mine = execution_table.c.id == request_id
+    # Verdicts are locked before requests.
+    commit_statuses.touch(conn, select(execution_table.c.seq).where(mine))
+    # So that the relay records no confirm meanwhile.
     conn.execute(select(execution_table.c.seq).where(mine).with_for_update(key_share=True))
     stored = executions.get(conn, request_id)
     state = stored.shown_state
@@ -46,5 +48,4 @@ def cancel(conn: sqlalchemy.Connection, request_id: str, *, now: datetime) -> St
     # Also of an earlier order: the request waits because it was republished, or its confirm is not recorded.
     if stored.run is not None or stored.published_at is not None:
         cancel_events.add(conn, [request_id], now=now)
-    commit_statuses.touch(conn, [stored.seq])
     return executions.get(conn, request_id)

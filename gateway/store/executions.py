@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy
 from sqlalchemy import (
+    ColumnElement,
     Row,
     Select,
     Update,
@@ -212,24 +213,27 @@ def record(
     now: datetime,
 ) -> None:
     """Record which requests were published, and why the broker refused others, temporarily or permanently."""
+    if undeliverable:
+        _show(conn, executions.c.id.in_(undeliverable))
     if published:
         mine = executions.c.id.in_(published)
-        conn.execute(update(executions).where(mine).values(state="published", reason=None, published_at=now))
         # Those that were withdrawn while they were being sent: runners now have them.
-        if cancelled := cancel_events.add(conn, published, now=now):
-            _show(conn, cancelled)
+        _show(conn, mine & (executions.c.state != "pending"))
+        conn.execute(update(executions).where(mine).values(state="published", reason=None, published_at=now))
+        cancel_events.add(conn, published, now=now)
         unaccepted.expect(conn, published, now=now)
     for request_id, reason in refused.items():
         conn.execute(_still_pending(request_id).values(reason=reason))
     for request_id, reason in undeliverable.items():
         conn.execute(_still_pending(request_id).values(state="undeliverable", reason=reason))
-    if undeliverable:
-        _show(conn, undeliverable)
 
 
-def _show(conn: sqlalchemy.Connection, ids: Collection[str]) -> None:
-    """Let the provider show the new state of requests."""
-    commit_statuses.touch(conn, select(executions.c.seq).where(executions.c.id.in_(ids)))
+def _show(conn: sqlalchemy.Connection, which: ColumnElement[bool]) -> None:
+    """Let the provider show the new state of requests.
+
+    Call it before the change: whoever locks both, locks verdicts before requests.
+    """
+    commit_statuses.touch(conn, select(executions.c.seq).where(which))
 
 
 def drop(conn: sqlalchemy.Connection, request_id: str) -> StoredRequest:
@@ -237,11 +241,11 @@ def drop(conn: sqlalchemy.Connection, request_id: str) -> StoredRequest:
 
     A request that is being sent at this moment may still be published, and is then recorded as published.
     """
+    _show(conn, executions.c.id == request_id)
     dropped = _still_pending(request_id).values(state="dropped", reason="an operator has dropped it")
     if conn.execute(dropped).rowcount == 0:
         state = get(conn, request_id).state
         raise Invalid(f"only a pending execution can be dropped, and this one is {state}")
-    _show(conn, [request_id])
     return get(conn, request_id)
 
 

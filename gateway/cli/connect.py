@@ -104,12 +104,9 @@ def connect(
         "identity": identity,
         "force": force or None,
     }
-    credentials = {
-        "user": user,
-        "private_key": text_of(private_key),
-        "password": (text_of(password_file) or "").rstrip("\r\n") or None,
-        "host_keys": text_of(host_keys),
-    }
+    credentials = credentials_of(
+        user=user, private_key=private_key, password_file=password_file, host_keys=host_keys
+    )
     body = {
         "url": url,
         "provider": provider,
@@ -120,7 +117,7 @@ def connect(
         "triggers": parse_triggers(trigger or []),
         "statuses": statuses,
         **_given(optional),
-        **({"credentials": _given(credentials)} if any(credentials.values()) else {}),
+        **({"credentials": credentials} if credentials else {}),
     }
     client = client_of(data)
     with err.status("reading the repository"):
@@ -174,6 +171,20 @@ def _remote_result(client: Client, shown: Any) -> str:
     )
 
 
+def credentials_of(
+    *, user: str | None, private_key: Path | None, password_file: Path | None, host_keys: Path | None
+) -> dict[str, Any]:
+    """Return the credentials that the options name, in the form of the API; empty if they name none."""
+    return _given(
+        {
+            "user": user,
+            "private_key": text_of(private_key),
+            "password": (text_of(password_file) or "").rstrip("\r\n") or None,
+            "host_keys": text_of(host_keys),
+        }
+    )
+
+
 def _given(values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
@@ -207,5 +218,10 @@ def _show(made: Any) -> None:
         }
     )
     if made["deploy_key"] is not None:
-        out.print("\nAdd this deploy key to the repository (read access is enough):")
-        out.print(escape(made["deploy_key"]), soft_wrap=True)
+        show_deploy_key(made["deploy_key"])
+
+
+def show_deploy_key(key: str) -> None:
+    """Print the public half of a deploy key, for the provider's settings."""
+    out.print("\nAdd this deploy key to the repository (read access is enough):")
+    out.print(escape(key), soft_wrap=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gateway.cli import (
+    changes,
     connect,
     connections,
     deliveries,
@@ -176,7 +177,17 @@ def token_command(data: Data = None) -> None:
     sys.stdout.write(f"{derived_token(data)}\n")
 
 
-for commands in (connect, connections, webhooks, redeliver, dry_run, deliveries, executions, provider):
+for commands in (
+    connect,
+    connections,
+    changes,
+    webhooks,
+    redeliver,
+    dry_run,
+    deliveries,
+    executions,
+    provider,
+):
     app.add_typer(commands.app)
 app.add_typer(identities.app, name="identity")
 app.add_typer(sources.app, name="source")

@@ -52,6 +52,29 @@ class Client:
         """Return the answer to a GET; parts of the query that are None are left out."""
         return self._request("GET", path + _query(query))
 
+    @property
+    def url(self) -> str:
+        """The base URL of the gateway."""
+        return self._url
+
+    def root(self, path: str) -> tuple[int, str]:
+        """Return the status and the text of an answer outside the API, of any status. No token is sent."""
+        try:
+            with _opener.open(f"{self._url}{path}", timeout=_REQUEST_TIMEOUT) as answer:
+                return answer.status, answer.read().decode("utf-8", "replace")
+        except HTTPError as error:
+            with error:
+                return error.code, error.read().decode("utf-8", "replace")
+        except BROKEN_OFF as error:
+            raise self._broken_off(error) from error
+        except ValueError:
+            raise ApiError(f"cannot send a request to {self._url}: it is not a valid URL") from None
+
+    def root_json(self, path: str) -> tuple[int, Mapping[str, Any]]:
+        """Return the status and the JSON object of an answer outside the API, of any status."""
+        code, text = self.root(path)
+        return code, _json(text.encode())
+
     def items(self, path: str, **query: str | int | None) -> Iterator[Any]:
         """Yield the items of a list, page after page."""
         cursor = None

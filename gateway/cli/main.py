@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -23,6 +23,7 @@ from gateway.cli import (
     provider,
     redeliver,
     sources,
+    status,
     webhooks,
 )
 from gateway.cli.options import AsJson, Data, derived_token, path_in
@@ -41,6 +42,10 @@ app = typer.Typer(
 )
 keys = typer.Typer(help="Manage the secret key that encrypts all stored secrets.", no_args_is_help=True)
 
+# Set by the completion scripts, for the shell's questions.
+_COMPLETION = "_PUSHGATE_COMPLETE"
+
+Shell = Literal["bash", "zsh", "fish"]
 Config = Annotated[Path | None, typer.Option("--config", help="A YAML file with settings.")]
 SecretsDir = Annotated[
     Path | None, typer.Option("--secrets-dir", help="A folder with one file for each setting.")
@@ -151,6 +156,21 @@ def restore(
         )
 
 
+@app.command()
+def completion(
+    shell: Annotated[Shell, typer.Argument(help="The shell: bash, zsh or fish.")],
+) -> None:
+    """Print a script that completes commands and options in a shell.
+
+    Examples: pushgate completion bash >> ~/.bashrc; pushgate completion zsh >> ~/.zshrc;
+    pushgate completion fish > ~/.config/fish/completions/pushgate.fish
+    """
+    from typer._completion_shared import get_completion_script  # noqa: PLC0415 - only here
+
+    script = get_completion_script(prog_name="pushgate", complete_var=_COMPLETION, shell=shell)
+    sys.stdout.write(f"{script}\n")
+
+
 @keys.command("rotate")
 def rotate_command(
     data: Data = None,
@@ -178,6 +198,7 @@ def token_command(data: Data = None) -> None:
 
 
 for commands in (
+    status,
     connect,
     connections,
     changes,
@@ -203,6 +224,10 @@ def main() -> None:
             stream.reconfigure(errors="replace")
     # The memory of every command may hold secrets.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if _COMPLETION in os.environ:
+        from typer._completion_classes import completion_init  # noqa: PLC0415 - only here
+
+        completion_init()
     try:
         app()
     except PushgateError as error:

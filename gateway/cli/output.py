@@ -225,6 +225,14 @@ def ref_move(update: Mapping[str, Any]) -> str:
     return f"[bold]{what}[/bold] {short(update['before'])} → {short(update['after'])}"
 
 
+def duration(seconds: float) -> str:
+    """Return a duration in its largest unit: 45 s, 12 min, 3 h, 2 d."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def local_time(instant: str) -> str:
     """Return an instant in the local time zone."""
     return datetime.fromisoformat(instant).astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,69 @@
+"""The commands `status` and `completion`."""
+
+import json
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from testing.git_host import GitHost
+from testing.github import push_payload
+from testing.service import PUSHGATE, Service, wait_for
+from testing.service import run_pushgate as run
+
+
+def test_status_shows_what_waits(tmp_path: Path) -> None:
+    """On one screen; the exit status is 0 while nothing fails."""
+    url = "https://github.example/acme/digits.git"
+    push = push_payload(
+        url=url, full_name="acme/digits", ref="refs/heads/main", before="a" * 40, after="b" * 40
+    )
+    with Service(tmp_path / "data", ROLE="web") as web:
+        connection = web.connect(url, "train@main")
+        web.deliver(connection, push)
+        done = run("status", service=web)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"{web.url}, version {version('pushgate')}\n" in done.stdout
+        assert "1 not planned yet, the oldest for " in done.stdout
+        assert "unknown: the process at this address does not publish" in done.stdout
+        assert len(done.stdout.splitlines()) < 24
+        found = json.loads(run("status", "--json", service=web).stdout)
+        assert (found["ready"], found["problems"], found["broker"]["requests"]) == (True, [], None)
+        assert found["backlog"]["pushes"]["waiting"] == 1
+
+
+def test_status_fails_if_something_fails(tmp_path: Path, githost: GitHost) -> None:
+    """It names the broker and the connections, and what to do."""
+    with Service(tmp_path / "data", AMQP_URL="amqp://127.0.0.1:9/") as service:
+        connection = service.connect(githost.url("acme/missing.git"), name="missing")
+        path = f"/connections/{connection['id']}"
+        wait_for(
+            lambda: service.api.get(path)["health"]["state"] == "failing", "the repository was looked at"
+        )
+        not_connected = 'pushgate_broker_connected{what="event"} 0'
+        wait_for(lambda: not_connected in service.api.root("/metrics")[1], "the broker was tried")
+        done = run("status", service=service)
+        assert done.returncode == 1
+        assert "not connected: requests and events wait" in done.stdout
+        assert "1 failing" in done.stdout
+        assert "missing failing: " in done.stdout
+        found = json.loads(run("status", "--json", service=service).stdout)
+        assert "The broker is not connected: requests wait." in found["problems"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script(shell: str) -> None:
+    """For each shell."""
+    done = run("completion", shell)
+    assert done.returncode == 0
+    assert f"complete_{shell}" in done.stdout
+
+
+def test_a_shell_completes_commands_and_options() -> None:
+    """With the script, in a real shell."""
+    script = run("completion", "bash").stdout
+    ask = f'_pushgate_completion {PUSHGATE}; echo "${{COMPREPLY[*]}}"'
+    words = f"COMP_WORDS=(pushgate edit --no-st); COMP_CWORD=2; {ask}"
+    done = subprocess.run(["bash", "-c", f"{script}\n{words}"], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["--no-statuses", "--no-status-webhook"], done.stderr

@@ -5,12 +5,13 @@ task of a process that died becomes due again. What a process records at the end
 was set meanwhile.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import ColumnElement, Row, Table, and_, delete, or_, select, update
+from sqlalchemy import ColumnElement, Row, Table, and_, delete, select, update
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +27,9 @@ class DueTasks:
 
     def is_due(self, conn: sqlalchemy.Connection, *where: ColumnElement[bool], now: datetime) -> bool:
         """Return whether a task is due that fulfils `where`. It waits for no writer."""
-        query = select(self.table.c.due_at).where(self._condition(now), *where).limit(1)
-        return conn.execute(query).first() is not None
+        due_at = select(self.table.c.due_at)
+        queries = (due_at.where(condition, *where).limit(1) for condition in self._conditions(now))
+        return any(conn.execute(query).first() is not None for query in queries)
 
     def claim(
         self,
@@ -42,27 +44,32 @@ class DueTasks:
         Only tasks that fulfil `where` are claimed; those that fulfil `first` come before others.
         """
         order = [self.table.c.due_at] if first is None else [first.desc(), self.table.c.due_at]
-        query = select(self.table).where(self._condition(now), *where).order_by(*order).limit(1)
-        row = conn.execute(query.with_for_update(skip_locked=True)).one_or_none()
-        if row is not None:
-            mine = self._is(tuple(getattr(row, name) for name in self.key))
-            conn.execute(update(self.table).where(mine).values(due_at=until))
-        return row
+        # One condition at a time: for both, the databases would sort all tasks that are due.
+        for condition in self._conditions(now):
+            query = select(self.table).where(condition, *where).order_by(*order).limit(1)
+            row = conn.execute(query.with_for_update(skip_locked=True)).one_or_none()
+            if row is not None:
+                mine = self.has_key(*tuple(getattr(row, name) for name in self.key))
+                conn.execute(update(self.table).where(mine).values(due_at=until))
+                return row
+        return None
 
-    def end(self, conn: sqlalchemy.Connection, *key: str, claimed_until: datetime, **values: Any) -> None:
-        """Set `values`, unless another due time was set since the claim."""
-        conn.execute(update(self.table).where(self._claimed(key, claimed_until)).values(**values))
+    def end(self, conn: sqlalchemy.Connection, *key: str, claimed_until: datetime, **values: Any) -> bool:
+        """Set `values`, and return True, unless another due time was set since the claim."""
+        mine = self._claimed(key, claimed_until)
+        return conn.execute(update(self.table).where(mine).values(**values)).rowcount == 1
 
     def forget(self, conn: sqlalchemy.Connection, *key: str, claimed_until: datetime) -> None:
         """Delete a task, unless another due time was set since the claim."""
         conn.execute(delete(self.table).where(self._claimed(key, claimed_until)))
 
-    def _is(self, key: tuple[str, ...]) -> ColumnElement[bool]:
+    def has_key(self, *key: str) -> ColumnElement[bool]:
+        """Return the condition of the task with a key."""
         return and_(*(self.table.c[name] == value for name, value in zip(self.key, key, strict=True)))
 
     def _claimed(self, key: tuple[str, ...], until: datetime) -> ColumnElement[bool]:
-        return and_(self._is(key), self.table.c.due_at == until)
+        return and_(self.has_key(*key), self.table.c.due_at == until)
 
-    def _condition(self, now: datetime) -> ColumnElement[bool]:
-        """Return the condition of a due task, or of one that a wrong clock has postponed too far."""
-        return or_(self.table.c.due_at <= now, self.table.c.due_at > now + self.longest)
+    def _conditions(self, now: datetime) -> Sequence[ColumnElement[bool]]:
+        """Return the conditions of a due task, and of one that a wrong clock has postponed too far."""
+        return self.table.c.due_at <= now, self.table.c.due_at > now + self.longest

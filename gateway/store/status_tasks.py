@@ -1,12 +1,12 @@
 """The outbox of verdicts: the rows of `gateway.store.commit_statuses` that are due, for the sender."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import and_, case, func, select, update
+from sqlalchemy import ColumnElement, or_, select, update
 
 from gateway.crypto.keyring import Keyring
 from gateway.errors import NotFound, SettingError
@@ -27,7 +27,10 @@ MAX_DUE_AHEAD = timedelta(days=1)
 SEPARATOR = "|"
 """In what describes a sent verdict: behind the provider's word for its state."""
 
-_AFTER_CHANGED = timedelta(milliseconds=1)
+_RECENT = timedelta(days=3)
+# The due time of a verdict that two processes have sent.
+_AGAIN = CHANGED - timedelta(seconds=1)
+_DONE: Mapping[str, Any] = {"due_at": None, "attempts": 0}
 _TASKS = DueTasks(commit_statuses, MAX_DUE_AHEAD, ("connection", "commit", "context"))
 
 
@@ -49,7 +52,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
-    """A verdict that is due and was claimed until `due_at`, with what its API requests need.
+    """A verdict that was due and is claimed until `due_at`, with what its API requests need.
 
     `sent` describes the last one that the provider has accepted or refused for good, and `memory` what its
     module must know of it. A `receiver` takes the place of the provider, which needs `identity`. Without
@@ -59,6 +62,7 @@ class Claimed:
     verdict: Verdict
     connection: Connection
     due_at: datetime
+    due_since: datetime
     attempts: int
     sent: str | None
     memory: Mapping[str, Any]
@@ -82,21 +86,52 @@ class SentStatus:
     is_due: bool
 
 
-def is_due(conn: sqlalchemy.Connection, *, now: datetime) -> bool:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Except:
+    """The verdicts that are not to be sent now, although they are due.
+
+    `hosts` are those of the connections' clone URLs, `receivers` the origins of webhooks' URLs.
+    """
+
+    connections: Collection[str] = ()
+    identities: Collection[str] = ()
+    hosts: Collection[str] = ()
+    receivers: Collection[str] = ()
+
+    def conditions(self) -> Iterator[ColumnElement[bool]]:
+        """Yield the conditions that the other verdicts fulfil."""
+        its_connection = commit_statuses.c.connection
+        if self.connections:
+            yield its_connection.not_in(self.connections)
+        provider = connection_rows.c.status_webhook.is_(None)
+        webhook = connection_rows.c.status_webhook
+        paused = [(webhook == one) | webhook.startswith(f"{one}/", autoescape=True) for one in self.receivers]
+        if self.identities:
+            paused.append(provider & connection_rows.c.identity.in_(self.identities))
+        if self.hosts:
+            paused.append(provider & connection_rows.c.host.in_(self.hosts))
+        if paused:
+            yield its_connection.not_in(select(connection_rows.c.id).where(or_(*paused)))
+
+
+_NOTHING = Except()
+
+
+def is_due(conn: sqlalchemy.Connection, *, now: datetime, but: Except = _NOTHING) -> bool:
     """Return whether a verdict is due. It waits for no writer."""
-    return _TASKS.is_due(conn, now=now)
+    return _TASKS.is_due(conn, *but.conditions(), now=now)
 
 
 def claim(
     conn: sqlalchemy.Connection,
     keyring: Keyring,
     *,
-    without: Collection[str],
     now: datetime,
     until: datetime,
+    but: Except = _NOTHING,
 ) -> Claimed | None:
-    """Claim a due verdict, except of the connections in `without`; None if no verdict is due."""
-    row = _TASKS.claim(conn, commit_statuses.c.connection.not_in(without), now=now, until=until)
+    """Claim a due verdict; None if no verdict is due."""
+    row = _TASKS.claim(conn, *but.conditions(), now=now, until=until)
     if row is None:
         return None
     connection = connections.get_any(conn, row.connection)
@@ -106,6 +141,7 @@ def claim(
         verdict=verdict,
         connection=connection,
         due_at=until,
+        due_since=row.due_at,
         attempts=row.attempts,
         sent=row.sent,
         memory=row.memory,
@@ -130,50 +166,60 @@ def record_sent(
     conn: sqlalchemy.Connection, claimed: Claimed, sent: str, memory: Mapping[str, Any], *, now: datetime
 ) -> None:
     """Record that the provider has the verdict."""
-    _record(conn, claimed, sent=sent, memory=dict(memory), problem=None, tried_at=now)
-    _end(conn, claimed, due_at=None, attempts=0)
+    _end(
+        conn,
+        claimed,
+        {"sent": sent, "memory": dict(memory), "problem": None, "tried_at": now},
+        _DONE,
+        now=now,
+    )
 
 
 def record_unchanged(conn: sqlalchemy.Connection, claimed: Claimed) -> None:
     """Record that the provider has the verdict since an earlier attempt."""
-    _end(conn, claimed, due_at=None, attempts=0)
+    _TASKS.end(conn, *_mine(claimed), claimed_until=claimed.due_at, **_DONE)
 
 
 def record_refused(
     conn: sqlalchemy.Connection, claimed: Claimed, sent: str | None, problem: str, *, now: datetime
 ) -> None:
     """Record that the provider refuses the verdict for good: only another verdict is sent."""
-    _record(conn, claimed, sent=sent, problem=problem, tried_at=now)
-    _end(conn, claimed, due_at=None, attempts=0)
+    _end(conn, claimed, {"sent": sent, "problem": problem, "tried_at": now}, _DONE, now=now)
 
 
 def postpone(
-    conn: sqlalchemy.Connection,
-    claimed: Claimed,
-    problem: str,
-    *,
-    next_at: datetime,
-    others_at: datetime,
-    now: datetime,
+    conn: sqlalchemy.Connection, claimed: Claimed, problem: str, *, next_at: datetime, now: datetime
 ) -> None:
-    """Record why an attempt failed, and make the next one due later, and the others of the identity too."""
-    _record(conn, claimed, problem=problem, tried_at=now)
-    _end(conn, claimed, due_at=next_at, attempts=claimed.attempts + 1)
-    if claimed.identity is None:
-        return
-    of_identity = select(connection_rows.c.id).where(
-        connection_rows.c.identity == claimed.identity.identity.id
-    )
-    due_at = commit_statuses.c.due_at
-    # What has changed stays before first verdicts.
-    later = case((due_at == CHANGED, others_at), else_=others_at + _AFTER_CHANGED)
-    waiting = due_at <= now, commit_statuses.c.connection.in_(of_identity)
-    conn.execute(update(commit_statuses).where(*waiting).values(due_at=later))
+    """Record why an attempt failed, and make the next one due later."""
+    later = {"due_at": next_at, "attempts": claimed.attempts + 1}
+    _end(conn, claimed, {"problem": problem, "tried_at": now}, later, now=now)
+
+
+def hold(conn: sqlalchemy.Connection, claimed: Claimed, problem: str, *, now: datetime) -> None:
+    """Record that a limit prevents an attempt, which does not count. The verdict keeps its place."""
+    _end(conn, claimed, {"problem": problem, "tried_at": now}, {"due_at": claimed.due_since}, now=now)
 
 
 def give_back(conn: sqlalchemy.Connection, claimed: Claimed, *, now: datetime) -> None:
     """Make a claimed verdict due again, unless it has ended."""
-    _end(conn, claimed, due_at=now)
+    _TASKS.end(conn, *_mine(claimed), claimed_until=claimed.due_at, due_at=now)
+
+
+def retry_refused(
+    conn: sqlalchemy.Connection, *, connection: str | None = None, identity: str | None = None, now: datetime
+) -> None:
+    """Send recently refused verdicts again, after a change of a connection or an identity.
+
+    Of an execution that has ended, no other verdict may follow: it would look unfinished.
+    """
+    its_id = (
+        connection_rows.c.id == connection if identity is None else connection_rows.c.identity == identity
+    )
+    changed = commit_statuses.c.connection.in_(select(connection_rows.c.id).where(its_id))
+    is_refused = commit_statuses.c.problem.is_not(None), commit_statuses.c.due_at.is_(None)
+    recent = commit_statuses.c.tried_at > now - _RECENT
+    again = {"sent": None, "due_at": CHANGED, "attempts": 0}
+    conn.execute(update(commit_statuses).where(changed, *is_refused, recent).values(again))
 
 
 def of_deliveries(conn: sqlalchemy.Connection, delivery_ids: Collection[str]) -> dict[str, list[SentStatus]]:
@@ -192,27 +238,40 @@ def of_deliveries(conn: sqlalchemy.Connection, delivery_ids: Collection[str]) ->
 def problems(conn: sqlalchemy.Connection, connection_ids: Collection[str]) -> dict[str, str]:
     """Return why the last attempt of each connection failed, of those whose last attempt failed."""
     table = commit_statuses
+    # One index lookup for each connection, however many verdicts it has.
     newest = (
-        select(table.c.connection, func.max(table.c.tried_at).label("tried_at"))
-        .where(table.c.connection.in_(connection_ids))
-        .group_by(table.c.connection)
-        .subquery()
+        select(table.c.problem)
+        .where(table.c.connection == connection_rows.c.id, table.c.tried_at.is_not(None))
+        .order_by(table.c.tried_at.desc())
+        .limit(1)
+        .scalar_subquery()
     )
-    is_newest = and_(table.c.connection == newest.c.connection, table.c.tried_at == newest.c.tried_at)
-    query = select(table.c.connection, table.c.problem).join(newest, is_newest)
-    return {row.connection: row.problem for row in conn.execute(query) if row.problem is not None}
+    query = select(connection_rows.c.id, newest).where(connection_rows.c.id.in_(connection_ids))
+    return {connection: problem for connection, problem in conn.execute(query) if problem is not None}
 
 
 def _mine(claimed: Claimed) -> tuple[str, str, str]:
     return claimed.connection.id, claimed.verdict.commit, claimed.verdict.context
 
 
-def _record(conn: sqlalchemy.Connection, claimed: Claimed, **values: object) -> None:
+def _end(
+    conn: sqlalchemy.Connection,
+    claimed: Claimed,
+    result: Mapping[str, Any],
+    following: Mapping[str, Any],
+    *,
+    now: datetime,
+) -> None:
+    """Record the result of an attempt, and what follows, unless the verdict has changed meanwhile.
+
+    If another process, which leads now, has claimed the changed verdict, nobody can say whose request the
+    provider received last: the verdict is sent once more.
+    """
+    if _TASKS.end(conn, *_mine(claimed), claimed_until=claimed.due_at, **result, **following):
+        return
     table = commit_statuses
-    connection, commit, context = _mine(claimed)
-    mine = table.c.connection == connection, table.c.commit == commit, table.c.context == context
-    conn.execute(update(table).where(*mine).values(**values))
-
-
-def _end(conn: sqlalchemy.Connection, claimed: Claimed, **values: object) -> None:
-    _TASKS.end(conn, *_mine(claimed), claimed_until=claimed.due_at, **values)
+    mine = _TASKS.has_key(*_mine(claimed))
+    is_claimed = table.c.due_at.is_(None) | (table.c.due_at > now)
+    again = {"sent": None, "due_at": _AGAIN, "attempts": 0}
+    if conn.execute(update(table).where(mine, is_claimed).values(again)).rowcount == 0:
+        conn.execute(update(table).where(mine, table.c.due_at != _AGAIN).values(**result))

@@ -5,11 +5,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from urllib.parse import urlsplit
 
 import structlog
 
 from gateway.backoff import backoff
 from gateway.crypto.keyring import Keyring
+from gateway.errors import StoreUnavailable
 from gateway.metrics import STATUSES
 from gateway.provider_apis.apis import LimitedIdentity, ProviderApis
 from gateway.provider_apis.operation import ApiError, ApiLimited, ApiRefused, ApiUnavailable
@@ -24,6 +27,7 @@ from gateway.store.database import Database, Lock
 from gateway.store.leading import TAKE_OVER_SECONDS
 from gateway.store.notify import Waiter
 from gateway.store.status_tasks import Claimed
+from gateway.worker.pauses import Pauses
 from gateway.worker.polling import claim_if_due, poll, work_on
 from gateway.worker.verdicts import status_of
 
@@ -33,10 +37,10 @@ _AT_ONCE = 4
 _LEASE = timedelta(minutes=2)
 _FIRST_DELAY = 2.0
 _MAX_DELAY = 900.0
-# In which a server that fails is left alone by the other verdicts of an identity.
-_LONGEST_PAUSE = 10.0
 # About a day.
 _MAX_TRIES = 100
+# Of all requests for a verdict. A server may send its answer slowly, and the lease must not end meanwhile.
+_LONGEST_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +58,8 @@ class StatusSender:
     base_url: str
     _claiming: asyncio.Lock = field(default_factory=asyncio.Lock)
     # One verdict of a connection at a time: its context could otherwise end with the older of two.
-    _busy: set[str] = field(default_factory=set)
+    _busy: dict[str, Claimed] = field(default_factory=dict)
+    _pauses: Pauses = field(default_factory=Pauses)
 
     async def run(self) -> None:
         """Send until cancelled. Record refusals, and retry what may pass."""
@@ -70,27 +75,28 @@ class StatusSender:
         async with self._claiming:
             if not await self.database.is_leader(Lock.STATUSES, for_seconds=TAKE_OVER_SECONDS):
                 return None
+            but = self._pauses.excluded(self._busy.values())
             claimed = await claim_if_due(
                 self.database,
-                status_tasks.is_due,
+                partial(status_tasks.is_due, but=but),
                 status_tasks.claim,
                 lease=_LEASE,
                 keyring=self.keyring,
-                without=frozenset(self._busy),
+                but=but,
             )
             if claimed is not None:
-                self._busy.add(claimed.connection.id)
+                self._busy[claimed.connection.id] = claimed
             return claimed
 
     async def _give_back(self, claimed: Claimed) -> None:
-        self._busy.discard(claimed.connection.id)
+        self._busy.pop(claimed.connection.id, None)
         await self.database.write(status_tasks.give_back, claimed, now=_now())
 
     async def _send(self, claimed: Claimed) -> None:
         try:
             await self._show(claimed)
         finally:
-            self._busy.discard(claimed.connection.id)
+            self._busy.pop(claimed.connection.id, None)
 
     async def _show(self, claimed: Claimed) -> None:
         """Send a verdict, unless the provider has it already."""
@@ -108,18 +114,17 @@ class StatusSender:
         try:
             memory = await self._set(claimed, target, status)
         except ApiRefused as error:
+            self._pauses.answered(claimed)
             await self._refused(claimed, sent, error)
+        except ApiLimited as error:
+            await self._limited(claimed, error)
         except ApiUnavailable as error:
+            self._pauses.failed(claimed)
             await self._failed(claimed, sent, error)
         else:
+            self._pauses.answered(claimed)
             STATUSES.labels(claimed.connection.provider, "sent").inc()
-            log.info(
-                "verdict sent",
-                connection=claimed.connection.id,
-                commit=status.commit,
-                context=status.context,
-                state=status.state,
-            )
+            log.info("verdict sent", **_names(claimed), state=status.state)
             await self.database.write(status_tasks.record_sent, claimed, sent, memory, now=_now())
 
     def _target(self, claimed: Claimed) -> "_Target | None":
@@ -148,19 +153,31 @@ class StatusSender:
     async def _set(self, claimed: Claimed, target: "_Target", status: CommitStatus) -> StatusMemory:
         """Set a status, and return what the next one must know of it. Raise `ApiError`."""
         running = target.api.set_status(Place(claimed.connection.url), status, claimed.memory)
-        return await self.apis.run(running, base_url=target.base_url, identity=target.identity)
+        try:
+            async with asyncio.timeout(_LONGEST_SECONDS):
+                return await self.apis.run(running, base_url=target.base_url, identity=target.identity)
+        except TimeoutError:
+            raise ApiUnavailable(
+                f"{urlsplit(target.base_url).hostname} did not answer in time; try again later"
+            ) from None
+        except (ApiError, StoreUnavailable):
+            raise
+        except Exception as error:
+            # A bug of ours is not repeated for ever.
+            log.exception("setting a status failed", **_names(claimed))
+            raise ApiUnavailable(f"internal error ({type(error).__name__}): see the log") from None
 
     async def _refused(self, claimed: Claimed, sent: str, error: ApiError) -> None:
         """Record a refusal that no retry would change."""
         STATUSES.labels(claimed.connection.provider, "refused").inc()
-        log.warning(
-            "the provider refuses a verdict",
-            connection=claimed.connection.id,
-            commit=claimed.verdict.commit,
-            context=claimed.verdict.context,
-            reason=str(error),
-        )
+        log.warning("the provider refuses a verdict", **_names(claimed), reason=str(error))
         await self.database.write(status_tasks.record_refused, claimed, sent, str(error), now=_now())
+
+    async def _limited(self, claimed: Claimed, error: ApiLimited) -> None:
+        """Send the verdict, and the others of the identity, when the limit permits it."""
+        self._pauses.limited(claimed, math.ceil(error.seconds))
+        self._log_later(claimed, error, error.seconds)
+        await self.database.write(status_tasks.hold, claimed, str(error), now=_now())
 
     async def _failed(self, claimed: Claimed, sent: str, error: ApiUnavailable) -> None:
         """Send the verdict later, or give up after about a day."""
@@ -168,27 +185,15 @@ class StatusSender:
             await self._refused(claimed, sent, error)
             return
         delay = backoff(claimed.attempts, first=_FIRST_DELAY, longest=_MAX_DELAY)
-        # A server may fail at one commit alone, which must not delay the others for long.
-        pause = min(delay, _LONGEST_PAUSE)
-        if isinstance(error, ApiLimited):
-            delay = pause = math.ceil(error.seconds)
+        self._log_later(claimed, error, delay)
+        now = _now()
+        next_at = now + timedelta(seconds=delay)
+        await self.database.write(status_tasks.postpone, claimed, str(error), next_at=next_at, now=now)
+
+    def _log_later(self, claimed: Claimed, error: ApiUnavailable, seconds: float) -> None:
         STATUSES.labels(claimed.connection.provider, "postponed").inc()
         log.info(
-            "a verdict is sent later",
-            connection=claimed.connection.id,
-            commit=claimed.verdict.commit,
-            context=claimed.verdict.context,
-            reason=str(error),
-            next_try_in_s=round(delay),
-        )
-        now = _now()
-        await self.database.write(
-            status_tasks.postpone,
-            claimed,
-            str(error),
-            next_at=now + timedelta(seconds=delay),
-            others_at=now + timedelta(seconds=pause),
-            now=now,
+            "a verdict is sent later", **_names(claimed), reason=str(error), next_try_in_s=round(seconds)
         )
 
 
@@ -199,6 +204,12 @@ class _Target:
     api: StatusApi
     base_url: str
     identity: LimitedIdentity
+
+
+def _names(claimed: Claimed) -> dict[str, str]:
+    """Return what a line of the log is about."""
+    verdict = claimed.verdict
+    return {"connection": claimed.connection.id, "commit": verdict.commit, "context": verdict.context}
 
 
 def _key(api: StatusApi, status: CommitStatus) -> str:

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
@@ -224,13 +224,29 @@ def test_a_limit_is_obeyed_without_a_request(database: Database, gitea: FakeGite
     gitea.instead.append(refusal(429, "slow down", Retry_After="120"))
     one = sender(database)
     until(lambda: rows(database)[0].problem is not None, one)
+    planned(database, "test", commit="2e" * 20, before=COMMIT)
+    report(database, ("train-1f1f", "succeeded"))
+    other_server(database, gitea)
+    until(lambda: gitea.statuses.get(("3d" * 20, TRAIN)) == "error", one)
+    assert len(gitea.requests) == 2
+    shown = {row.commit: (row.shown, row.is_due) for row in rows(database)}
+    assert shown == {COMMIT: (None, True), "2e" * 20: (None, True), "3d" * 20: ("error", False)}
+
+
+def other_server(database: Database, gitea: FakeGitea) -> None:
+    """Plan a request of a connection that has another identity."""
+    bot: dict[str, Any] = {"id": "i2", "name": "other", "provider": "gitea", "kind": "token", "user": None}
+    bot |= {"settings": {}, "api_url": f"{gitea.url}/api/v1", "expires_at": None}
+    url = f"{gitea.url}/{REPOSITORY}.git"
+    records.connection(database, "c2", provider="gitea", url=url, identity="i2")
     with database.writing() as conn:
-        conn.execute(update(status_rows).values(due_at=datetime.now(UTC), problem=None))
-    until(lambda: rows(database)[0].problem is not None, one)
-    assert len(gitea.requests) == 1
-    with database.reading() as conn:
-        (due_at,) = conn.execute(select(status_rows.c.due_at)).scalars()
-    assert timedelta(seconds=90) < due_at - datetime.now(UTC) < timedelta(seconds=121)
+        identities.add(conn, KEYRING, Identity(**bot, created_at=NOW, updated_at=NOW), TOKEN)
+        sent = arrival(move(A, "3d" * 20), connection="c2")
+        accept.record(conn, [sent])
+        one = Expected(
+            commit="3d" * 20, context=TRAIN, ref="refs/heads/main", delivery=sent.id, outcome="error"
+        )
+        commit_statuses.expect(conn, "c2", [one], now=NOW)
 
 
 def test_one_of_several_processes_sends(postgres: Postgres, gitea: FakeGitea) -> None:

@@ -47,6 +47,7 @@ from gateway.store import (
     platforms,
     reconciliations,
     registrations,
+    status_tasks,
     status_webhooks,
     work_queue,
 )
@@ -209,6 +210,7 @@ class Connections:
             if "status_webhook" in given.model_fields_set:
                 status_webhooks.name(conn, self.keyring, connection_id, receiver)
             work_queue.make_due(conn, connection_id, now=now)
+            status_tasks.retry_refused(conn, connection=connection_id, now=now)
             if "url" in wanted:
                 reconciliations.start_over(conn, connection_id, now=now)
             elif access is not None or is_identity_given:

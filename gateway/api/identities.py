@@ -20,7 +20,7 @@ from gateway.api.views import View, view_of
 from gateway.crypto.keyring import Keyring
 from gateway.errors import Invalid
 from gateway.fetch.urls import check_api_url
-from gateway.store import identities
+from gateway.store import identities, status_tasks
 from gateway.store.database import Database
 from gateway.store.identities import Identity, Kind
 from gateway.store.ids import identity_id
@@ -161,6 +161,7 @@ class Identities:
             stored = identities.unseal(conn, self.keyring, identity.id).secret if secret is None else secret
             identity = identity_kinds.checked(identity, stored)
             identities.change(conn, self.keyring, identity, secret=secret)
+            status_tasks.retry_refused(conn, identity=identity.id, now=now)
             return _views(conn, [identity])[0]
 
         view = await self.database.write(change)

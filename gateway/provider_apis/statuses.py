@@ -66,6 +66,6 @@ class StatusApi(Protocol):
 
 
 def shortened(text: str, most: int) -> str:
-    """Return a text in one line of at most `most` characters."""
-    line = " ".join(text.split())
+    """Return a text in one line of at most `most` characters, without those that control or reorder text."""
+    line = "".join(char for char in " ".join(text.split()) if char.isprintable())
     return line if len(line) <= most else f"{line[: most - 1].rstrip()}…"

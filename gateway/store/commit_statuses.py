@@ -15,7 +15,7 @@ from sqlalchemy import Select, bindparam, func, select, update
 
 from gateway.store.bulk_sql import among, upsert_rows
 from gateway.store.execution_tables import executions
-from gateway.store.run_tables import commit_statuses
+from gateway.store.run_tables import commit_statuses, runs
 from gateway.store.tables import ref_updates
 from gateway.text.escape import storable
 
@@ -25,6 +25,7 @@ FETCH_CONTEXT = "pushgate"
 CHANGED = datetime(2000, 1, 1, tzinfo=UTC)
 """The due time of verdicts that have changed: when a limit delays some, first verdicts wait for these."""
 
+_OPEN = ("accepted", "running")
 _CHANGED: dict[str, Any] = {"due_at": CHANGED, "attempts": 0}
 _NUMBERS = select(executions.c.id, executions.c.seq).where(
     executions.c.id.in_(bindparam("ids", expanding=True))
@@ -67,17 +68,24 @@ def expect(
 ) -> None:
     """Store the verdicts of a ref update, in place of earlier ones in the same contexts.
 
-    A skipped trigger leaves the verdict of an execution that another ref with the commit has led to.
+    The verdict of a later execution stays, such as of a re-run when the delivery of the first is replayed.
+    A skipped trigger leaves the verdict of any execution, which another ref with the commit has led to.
     """
-    if any(one.outcome == "skipped" for one in expected):
-        known = _with_executions(conn, connection, {one.commit for one in expected})
-        expected = [
-            one for one in expected if one.outcome != "skipped" or (one.commit, one.context) not in known
-        ]
     if not expected:
         return
     ids = [one.request for one in expected if one.request is not None]
     numbers = {row.id: row.seq for row in conn.execute(_NUMBERS, {"ids": ids})} if ids else {}
+    shown = _with_executions(conn, connection, {one.commit for one in expected})
+
+    def is_newest(one: Expected) -> bool:
+        number = shown.get((one.commit, one.context))
+        if number is None or one.outcome == "error":
+            return True
+        return one.request is not None and number <= numbers[one.request]
+
+    expected = [one for one in expected if is_newest(one)]
+    if not expected:
+        return
     rows = [
         (
             connection,
@@ -101,11 +109,12 @@ def expect(
 
 def _with_executions(
     conn: sqlalchemy.Connection, connection: str, commits: Collection[str]
-) -> set[tuple[str, str]]:
-    """Return the commits and contexts whose verdict is that of an execution."""
+) -> dict[tuple[str, str], int]:
+    """Return the numbers of the executions that verdicts refer to, by commit and context."""
     table = commit_statuses
+    query = select(table.c.commit, table.c.context, table.c.execution)
     mine = table.c.connection == connection, table.c.commit.in_(commits), table.c.execution.is_not(None)
-    return {(row.commit, row.context) for row in conn.execute(select(table).where(*mine))}
+    return {(commit, context): number for commit, context, number in conn.execute(query.where(*mine))}
 
 
 def context_of(trigger: str) -> str:
@@ -121,16 +130,31 @@ def show_rerun(conn: sqlalchemy.Connection, execution: str) -> None:
         commit_statuses.c.commit == rerun.commit,
         commit_statuses.c.context == context_of(rerun.trigger),
     )
-    shown = {"execution": rerun.seq, "delivery": rerun.delivery, "outcome": None, **_CHANGED}
+    nothing = dict.fromkeys(("outcome", "reason", "file", "line"))
+    shown = {"execution": rerun.seq, "delivery": rerun.delivery, **nothing, **_CHANGED}
     conn.execute(update(commit_statuses).where(*mine).values(shown))
 
 
-def end_fetch_failure(conn: sqlalchemy.Connection, connection: str, commit: str) -> None:
-    """Replace the verdict that a commit could not be fetched, if there is one."""
-    of_commit = commit_statuses.c.connection == connection, commit_statuses.c.commit == commit
-    failed = *of_commit, commit_statuses.c.context == FETCH_CONTEXT, commit_statuses.c.outcome == "error"
+def end_failures(
+    conn: sqlalchemy.Connection, connection: str, *, commit: str, delivery: str, contexts: Collection[str]
+) -> None:
+    """Replace the verdicts that an earlier attempt to plan a commit has left in other contexts.
+
+    The commit is fetched now, and the triggers that a failure was about may be gone since.
+    """
+    is_failed = (
+        commit_statuses.c.connection == connection,
+        commit_statuses.c.commit == commit,
+        commit_statuses.c.outcome == "error",
+        commit_statuses.c.context.not_in(contexts),
+    )
+    is_of_fetch = commit_statuses.c.context == FETCH_CONTEXT
     fetched = {"outcome": "succeeded", "reason": "the commit was fetched", **_CHANGED}
-    conn.execute(update(commit_statuses).where(*failed).values(fetched))
+    conn.execute(update(commit_statuses).where(*is_failed, is_of_fetch).values(fetched))
+    skipped = {"outcome": "skipped", "reason": "its trigger no longer matches", "file": None, "line": None}
+    # Another push of the commit, such as of a tag, matches other triggers.
+    same = commit_statuses.c.delivery == delivery
+    conn.execute(update(commit_statuses).where(*is_failed, same).values({**skipped, **_CHANGED}))
 
 
 def touch(conn: sqlalchemy.Connection, numbers: Collection[int] | Select[Any]) -> None:
@@ -138,3 +162,28 @@ def touch(conn: sqlalchemy.Connection, numbers: Collection[int] | Select[Any]) -
     column = commit_statuses.c.execution
     theirs = column.in_(numbers) if isinstance(numbers, Select) else among(conn, column, numbers)
     conn.execute(update(commit_statuses).where(theirs).values(_CHANGED))
+
+
+def end_unfinished(conn: sqlalchemy.Connection, deliveries: Collection[str]) -> set[str]:
+    """End the verdicts of deliveries that are to be deleted, as far as their executions have not ended.
+
+    Return the deliveries some of whose verdicts are due: their rows are still needed.
+    """
+    theirs = commit_statuses.c.delivery.in_(deliveries)
+    is_open = executions.c.state == "published", runs.c.state.is_(None) | runs.c.state.in_(_OPEN)
+    unfinished = (
+        select(executions.c.seq)
+        .outerjoin(runs, runs.c.execution == executions.c.seq)
+        .where(executions.c.delivery.in_(deliveries), *is_open)
+    )
+    ended = {
+        "execution": None,
+        "outcome": "error",
+        "reason": "nothing was reported about its end",
+        **_CHANGED,
+    }
+    conn.execute(
+        update(commit_statuses).where(theirs, commit_statuses.c.execution.in_(unfinished)).values(ended)
+    )
+    due = select(commit_statuses.c.delivery).where(theirs, commit_statuses.c.due_at.is_not(None))
+    return set(conn.execute(due).scalars())

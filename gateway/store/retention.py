@@ -12,6 +12,7 @@ from datetime import datetime
 import sqlalchemy
 from sqlalchemy import delete, func, or_, select
 
+from gateway.store import commit_statuses
 from gateway.store.database import Lock, lock
 from gateway.store.execution_tables import execution_bodies, executions
 from gateway.store.ids import delivery_ids_since
@@ -37,8 +38,8 @@ def forget(conn: sqlalchemy.Connection, *, before: datetime, after: str) -> Step
     """Examine the next deliveries after the id `after` that are older than `before`; delete the expired ones.
 
     A delivery stays while one of its ref updates or requests is pending, or was settled, planned, published
-    or reported about since `before`, and while a reconciliation refers to it. Return None if no delivery is
-    left to examine.
+    or reported about since `before`, while a reconciliation refers to it, and while a verdict of it is to be
+    sent. Return None if no delivery is left to examine.
     """
     candidates = _candidates(conn, before, after)
     if not candidates:
@@ -47,6 +48,8 @@ def forget(conn: sqlalchemy.Connection, *, before: datetime, after: str) -> Step
     lock(conn, Lock.RUNS)
     keep_revision(conn)
     gone = set(candidates) - _held(conn, candidates, before)
+    if gone:
+        gone -= commit_statuses.end_unfinished(conn, gone)
     if gone:
         theirs = select(executions.c.seq).where(executions.c.delivery.in_(gone))
         conn.execute(delete(execution_bodies).where(execution_bodies.c.execution.in_(theirs)))

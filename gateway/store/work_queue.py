@@ -243,8 +243,12 @@ def _expect_statuses(
 ) -> None:
     """Make the verdicts of a ref update due."""
     commit = settlement.peeled or settlement.update.after
-    if settlement.state == "planned" and commit is not None:
-        commit_statuses.end_fetch_failure(conn, connection, commit)
+    # Only of a commit that was fetched are there verdicts of triggers.
+    is_fetched = settlement.state == "planned" or bool(settlement.verdicts)
+    if is_fetched and commit is not None:
+        contexts = [one.context for one in expected]
+        delivery = settlement.update.delivery
+        commit_statuses.end_failures(conn, connection, commit=commit, delivery=delivery, contexts=contexts)
     commit_statuses.expect(conn, connection, expected, now=now)
 
 

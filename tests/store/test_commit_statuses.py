@@ -9,18 +9,32 @@ from sqlalchemy import select, update
 
 from gateway.crypto.keyring import Keyring
 from gateway.messages.execution_status import ExecutionStatus
-from gateway.store import commit_statuses, executions, identities, runs, status_tasks
+from gateway.store import (
+    accept,
+    commit_statuses,
+    executions,
+    identities,
+    reruns,
+    retention,
+    runs,
+    status_tasks,
+    status_webhooks,
+    work_queue,
+)
 from gateway.store.commit_statuses import FETCH_CONTEXT, Expected
+from gateway.store.connections import host_of
 from gateway.store.database import Database
 from gateway.store.identities import Identity
+from gateway.store.ids import delivery_id
 from gateway.store.run_tables import commit_statuses as table
-from gateway.store.status_tasks import Claimed, SentStatus
+from gateway.store.status_tasks import Claimed, Except, SentStatus
+from gateway.store.status_webhooks import StatusReceiver
 from gateway.store.tables import connections
 from gateway.store.work_queue import Settlement
 from testing import records
-from testing.records import NOW, A, B, C
+from testing.records import NOW, A, B, C, move
 from tests.store.work import claim as claim_work
-from tests.store.work import pending, push, settle
+from tests.store.work import pending, settle
 
 KEYRING = Keyring("k" * 32)
 LATER = NOW + timedelta(minutes=1)
@@ -40,7 +54,8 @@ def connected(database: Database) -> None:
 
 def settled(database: Database, before: str, after: str, *requests: str, **verdict: Any) -> str:
     """Push a commit and settle it with these requests or with another verdict; return the delivery."""
-    push(database, (before, after))
+    with database.writing() as conn:
+        accept.record(conn, [records.arrival(move(before, after), id=delivery_id(NOW))])
     claim_work(database, "w1")
     moved = pending(database)[-1]
     common: dict[str, Any] = {"commit": after, "ref": moved.ref, "delivery": moved.delivery}
@@ -59,11 +74,15 @@ def settled(database: Database, before: str, after: str, *requests: str, **verdi
     return moved.delivery
 
 
-def claim(database: Database, now: datetime = LATER, without: tuple[str, ...] = ()) -> Claimed | None:
+def claim(database: Database, now: datetime = LATER, **but: Any) -> Claimed | None:
     """Claim a verdict as the sender does."""
     with database.writing() as conn:
         until = now + timedelta(minutes=2)
-        return status_tasks.claim(conn, KEYRING, without=without, now=now, until=until)
+        found = status_tasks.claim(conn, KEYRING, but=Except(**but), now=now, until=until)
+    with database.reading() as conn:
+        # Whatever is not claimed is not due either; what is claimed is not due any more.
+        assert found is not None or not status_tasks.is_due(conn, but=Except(**but), now=now)
+    return found
 
 
 def claimed(database: Database, now: datetime = LATER) -> Claimed:
@@ -199,20 +218,63 @@ def test_a_fetch_that_succeeds_later_ends_the_verdict_of_its_failure(database: D
     assert (ended.verdict.commit, ended.verdict.outcome) == (A, "succeeded")
 
 
-def test_a_limit_postpones_all_verdicts_of_the_identity(database: Database) -> None:
-    """Changed ones come first afterwards; a verdict of a busy connection is left alone."""
+def test_a_limit_delays_all_verdicts_of_the_identity(database: Database) -> None:
+    """Each keeps its place and its number of attempts: what has changed comes before first verdicts."""
     connected(database)
     settled(database, ORIGIN, A, "r1")
+    # The execution of the earlier commit is superseded: its verdict has changed.
     settled(database, A, B, "r2")
-    assert claim(database, without=("c1",)) is None
-    first = claimed(database)
-    with database.writing() as conn:
-        soon = LATER + timedelta(minutes=1)
-        status_tasks.postpone(conn, first, "the limit is reached", next_at=soon, others_at=soon, now=LATER)
-    assert claim(database) is None
+    excepted: list[dict[str, Any]] = [
+        {"connections": ["c1"]},
+        {"identities": ["i1"]},
+        {"hosts": [host_of(records.made().url)]},
+    ]
+    assert [claim(database, **one) for one in excepted] == [None, None, None]
+    for _ in range(3):
+        first = claimed(database)
+        assert (first.verdict.commit, first.attempts) == (A, 0)
+        with database.writing() as conn:
+            status_tasks.hold(conn, first, "the limit is reached", now=LATER)
     (status,) = shown(database, first.verdict.delivery)
     assert (status.problem, status.is_due) == ("the limit is reached", True)
-    assert claimed(database, soon + timedelta(seconds=1)).attempts in {0, 1}
+
+
+def test_a_failure_delays_one_verdict(database: Database) -> None:
+    """It counts, until the next change."""
+    connected(database)
+    settled(database, ORIGIN, A, "r1")
+    with database.writing() as conn:
+        soon = LATER + timedelta(minutes=1)
+        status_tasks.postpone(conn, claimed_in(conn), "bad gateway", next_at=soon, now=LATER)
+    assert claim(database) is None
+    assert claimed(database, soon).attempts == 1
+
+
+def test_receivers_are_excepted_by_their_origin(database: Database) -> None:
+    """A provider's host is another matter, and so is a host whose name begins alike."""
+    connected(database)
+    settled(database, ORIGIN, A, "r1")
+    with database.writing() as conn:
+        receiver = StatusReceiver(url="https://ci.example/a_b", secret="s")
+        status_webhooks.name(conn, KEYRING, "c1", receiver)
+    assert claim(database, receivers=["https://ci.example"]) is None
+    found = claim(database, receivers=["https://ci"], hosts=[host_of(records.made().url)], identities=["i1"])
+    assert found is not None
+    assert found.receiver is not None
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_verdict_that_two_processes_have_sent_is_sent_once_more(database: Database, is_first: bool) -> None:
+    """The earlier leader's request may have reached the provider after that of its successor."""
+    connected(database)
+    settled(database, ORIGIN, A, "r1")
+    old = claimed(database)
+    report(database, "r1", "succeeded")
+    new = claimed(database, LATER + timedelta(seconds=3))
+    for one, what in ((old, "pending|r1"), (new, "success|r1"))[:: 1 if is_first else -1]:
+        sent(database, one, what)
+    assert claimed(database).sent is None
+    assert claim(database) is None
 
 
 def test_a_refusal_is_final_and_the_newest_problem_is_that_of_the_connection(database: Database) -> None:
@@ -234,7 +296,7 @@ def test_a_refusal_is_final_and_the_newest_problem_is_that_of_the_connection(dat
 
 def claimed_in(conn: Any) -> Claimed:
     """Claim within a transaction."""
-    found = status_tasks.claim(conn, KEYRING, without=(), now=LATER, until=LATER + timedelta(minutes=2))
+    found = status_tasks.claim(conn, KEYRING, now=LATER, until=LATER + timedelta(minutes=2))
     assert found is not None
     return found
 
@@ -287,3 +349,97 @@ def test_a_skipped_trigger_leaves_the_verdict_of_an_execution(database: Database
     assert found[A].execution is not None
     assert found[B].outcome == "skipped"
     assert claim(database) is None
+
+
+def replayed(database: Database, delivery: str, commit: str, *requests: str, **verdict: Any) -> None:
+    """Replay a delivery, and settle it again."""
+    with database.writing() as conn:
+        work_queue.replay(conn, delivery, now=NOW)
+    claim_work(database, "w1", NOW + timedelta(hours=1))
+    (moved,) = pending(database)
+    common: dict[str, Any] = {"commit": commit, "ref": moved.ref, "delivery": delivery}
+    statuses = [Expected(**common, context=CONTEXT, request=name) for name in requests]
+    if verdict:
+        statuses.append(Expected(**{**common, "context": CONTEXT, **verdict}))
+    made = tuple(records.request(name, delivery=delivery) for name in requests)
+    settle(
+        database,
+        Settlement(update=moved, state="planned", reason="", requests=made, statuses=tuple(statuses)),
+    )
+
+
+def test_a_replay_leaves_the_verdict_of_a_rerun(database: Database) -> None:
+    """It leads to the first execution again, which is older."""
+    connected(database)
+    delivery = settled(database, ORIGIN, A, "r1")
+    report(database, "r1", "failed")
+    with database.writing() as conn:
+        rerun = reruns.rerun(conn, "r1", now=NOW)
+    sent(database, claimed(database))
+    replayed(database, delivery, A, "r1")
+    report(database, rerun.id, "succeeded")
+    verdict = claimed(database).verdict
+    assert verdict.execution is not None
+    assert verdict.execution.id == rerun.id
+
+
+def test_a_failure_of_a_trigger_that_is_gone_ends(database: Database) -> None:
+    """Whoever changes the triggers and replays the delivery sees no failure any more."""
+    connected(database)
+    delivery = settled(database, ORIGIN, A, outcome="error", reason="there is no step", line=3)
+    sent(database, claimed(database), f"error{status_tasks.SEPARATOR}there is no step")
+    replayed(database, delivery, A)
+    verdict = claimed(database).verdict
+    assert (verdict.outcome, verdict.line) == ("skipped", None)
+
+
+def test_a_request_that_was_sent_while_it_was_dropped_waits_again(database: Database) -> None:
+    """The broker confirms it although the provider shows that it was dropped."""
+    connected(database)
+    settled(database, ORIGIN, A, "r1")
+    with database.writing() as conn:
+        executions.drop(conn, "r1")
+    sent(database, claimed(database))
+    with database.writing() as conn:
+        executions.record(conn, published=["r1"], refused={}, undeliverable={}, now=NOW)
+    verdict = claimed(database).verdict
+    assert verdict.execution is not None
+    assert verdict.execution.shown_state == "published"
+
+
+@pytest.mark.parametrize("change", [{"connection": "c1"}, {"identity": "i1"}])
+def test_a_change_sends_again_what_was_refused(database: Database, change: dict[str, str]) -> None:
+    """The execution may have ended, so that nothing else follows."""
+    connected(database)
+    settled(database, ORIGIN, A, "r1")
+    with database.writing() as conn:
+        status_tasks.record_refused(conn, claimed_in(conn), SENT, "bot needs the right", now=LATER)
+        status_tasks.retry_refused(conn, connection="other", now=LATER)
+    assert claim(database) is None
+    with database.writing() as conn:
+        status_tasks.retry_refused(conn, **change, now=LATER)
+    assert claimed(database).sent is None
+
+
+def test_a_delivery_is_deleted_after_its_verdicts_have_ended(database: Database) -> None:
+    """No runner has ever reported: the commit would look unfinished for ever."""
+    connected(database)
+    delivery = settled(database, ORIGIN, A, "r1")
+    with database.writing() as conn:
+        executions.record(conn, published=["r1"], refused={}, undeliverable={}, now=NOW)
+    sent(database, claimed(database))
+    after = NOW + timedelta(days=90)
+
+    def forgotten() -> int:
+        with database.writing() as conn:
+            step = retention.forget(conn, before=after, after="")
+        assert step is not None
+        return step.forgotten
+
+    assert forgotten() == 0
+    verdict = claimed(database)
+    assert (verdict.verdict.execution, verdict.verdict.outcome) == (None, "error")
+    assert forgotten() == 0
+    sent(database, verdict, "error|r1")
+    assert forgotten() == 1
+    assert shown(database, delivery) == []

@@ -34,6 +34,17 @@ _POLL_SECONDS = 0.1
 _RULES = ("name", "happenings", "connections", "projects")
 
 
+class MailView(View):
+    """Where mail goes."""
+
+    host: str = Field(description="the mail server", examples=["smtp.example.com"])
+    port: int = Field(description="its port")
+    security: str = Field(description="`starttls` or `tls`")
+    user: str | None = Field(description="the user there; null if it wants none")
+    sender: str = Field(description="the sender's address", examples=["pushgate@example.com"])
+    recipients: list[str] = Field(description="the recipients' addresses")
+
+
 class ChannelView(View):
     """A notification channel as it is shown: without its URL and its secrets."""
 
@@ -41,7 +52,7 @@ class ChannelView(View):
     name: str = Field(description="the unique name", examples=["ml-team"])
     kind: str = Field(description="`slack`, `teams`, `smtp` or `webhook`")
     host: str = Field(description="the host that gets the messages", examples=["hooks.slack.com"])
-    mail: MailSettings | None = Field(description="of the kind `smtp`, where mail goes; null otherwise")
+    mail: MailView | None = Field(description="of the kind `smtp`, where mail goes; null otherwise")
     happenings: list[str] = Field(description="what it is notified of")
     connections: list[str] = Field(description="globs of the names of connections; empty for all")
     projects: list[str] = Field(description="globs of the platform's projects; empty for all")
@@ -250,7 +261,7 @@ def _view(channel: Channel) -> ChannelView:
         ChannelView,
         channel,
         host=channel.settings.get("host", ""),
-        mail=MailSettings(**channel.settings) if is_mail and "sender" in channel.settings else None,
+        mail=MailView(**channel.settings) if is_mail and "sender" in channel.settings else None,
         happenings=list(channel.happenings),
         connections=list(channel.connections),
         projects=list(channel.projects),

@@ -120,7 +120,7 @@ def test_a_cdevent_at_the_url_of_a_request_is_a_report(service: Service, project
     path = Path(__file__).parents[1] / "messages" / "cdevents" / "taskrun_finished-0.5.1.json"
     event, url = json.loads(path.read_text(encoding="utf-8")), execution["message"]["status_url"]
     headers = {"ce-type": event["context"]["type"], "content-type": "application/json"}
-    assert post(url, json.dumps(event).encode(), **headers) == (200, {"state": "failed"})
+    assert post(url, json.dumps(event).encode(), **headers) == (200, receipt("failed"))
     other = json.dumps({**event, "customData": {"pushgate": {"execution": "other"}}}).encode()
     assert post(url, other, **headers)[0] == 422
 

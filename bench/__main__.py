@@ -1,7 +1,7 @@
 """Run all benchmarks, or the named ones, show the table, and write build/bench.json.
 
 python -m bench [webhook] [providers] [fetch] [repositories] [library] [package] [claims] [relay] [results]
-    [lanes] [failover] [limits]
+    [statuses] [lanes] [failover] [limits]
 
 The exit status is 0 if every row was measured, whether or not it reaches its aim.
 """
@@ -26,6 +26,7 @@ from bench import (
     relay,
     repositories,
     results,
+    statuses,
     webhook,
 )
 from bench.report import Row, measured, show, write
@@ -40,6 +41,7 @@ BENCHES = {
     "claims": claims,
     "relay": relay,
     "results": results,
+    "statuses": statuses,
     "lanes": lanes,
     "failover": failover,
     "limits": limits,

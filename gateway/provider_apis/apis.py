@@ -1,6 +1,7 @@
 """The API clients of a process: which module speaks to which provider, and what they share."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -65,6 +66,7 @@ class ProviderApis:
     """Runs operations, and keeps the budget of each identity at each host."""
 
     connector: CheckedAddresses
+    clock: Callable[[], float] = time.monotonic
     _budgets: dict[tuple[str, str, float], Budget] = field(default_factory=dict)
 
     async def run(self, operation: Operation[T], *, base_url: str, identity: LimitedIdentity) -> T:
@@ -87,6 +89,10 @@ class ProviderApis:
         self, host: str, identity: LimitedIdentity, share: float, *, whole: Budget | None = None
     ) -> Budget:
         budget = Budget(
-            identity.requests_per_hour, write_limits=identity.write_limits, share=share, whole=whole
+            identity.requests_per_hour,
+            write_limits=identity.write_limits,
+            share=share,
+            whole=whole,
+            clock=self.clock,
         )
         return self._budgets.setdefault((host, identity.name, share), budget)

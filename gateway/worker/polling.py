@@ -57,13 +57,14 @@ async def claim_if_due(
     claim: Callable[..., T | None],
     *,
     lease: timedelta,
+    at: datetime | None = None,
     **how: Any,
 ) -> T | None:
     """Claim a task for as long as `lease`; None if none is due. The look for one waits for no writer.
 
-    `is_due` takes the time, `claim` also the end of the lease and `how`.
+    `is_due` takes the time, by default the current one, `claim` also the end of the lease and `how`.
     """
-    now = datetime.now(UTC)
+    now = at or datetime.now(UTC)
     if not await database.read(is_due, now=now):
         return None
     return await database.write(claim, now=now, until=now + lease, **how)

@@ -4,7 +4,7 @@ import asyncio
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -17,7 +17,7 @@ from gateway.metrics import STATUSES
 from gateway.provider_apis.apis import LimitedIdentity, ProviderApis
 from gateway.provider_apis.operation import ApiError, ApiLimited, ApiRefused, ApiUnavailable
 from gateway.provider_apis.posting import Sender, origin
-from gateway.provider_apis.sign_in import SignIn, Use, api_url
+from gateway.provider_apis.sign_in import SignIn, Use, api_url, utc_now
 from gateway.provider_apis.status_apis import status_api
 from gateway.provider_apis.status_webhook import StatusWebhook
 from gateway.provider_apis.statuses import CommitStatus, StatusApi, StatusMemory
@@ -56,10 +56,11 @@ class StatusSender:
     apis: ProviderApis
     sign_in: SignIn
     base_url: str
+    clock: Callable[[], datetime] = utc_now
+    pauses: Pauses = field(default_factory=Pauses)
     _claiming: asyncio.Lock = field(default_factory=asyncio.Lock)
     # One verdict of a connection at a time: its context could otherwise end with the older of two.
     _busy: dict[str, Claimed] = field(default_factory=dict)
-    _pauses: Pauses = field(default_factory=Pauses)
 
     async def run(self) -> None:
         """Send until cancelled. Record refusals, and retry what may pass."""
@@ -75,12 +76,13 @@ class StatusSender:
         async with self._claiming:
             if not await self.database.is_leader(Lock.STATUSES, for_seconds=TAKE_OVER_SECONDS):
                 return None
-            but = self._pauses.excluded(self._busy.values())
+            but = self.pauses.excluded(self._busy.values())
             claimed = await claim_if_due(
                 self.database,
                 partial(status_tasks.is_due, but=but),
                 status_tasks.claim,
                 lease=_LEASE,
+                at=self.clock(),
                 keyring=self.keyring,
                 but=but,
             )
@@ -90,7 +92,7 @@ class StatusSender:
 
     async def _give_back(self, claimed: Claimed) -> None:
         self._busy.pop(claimed.connection.id, None)
-        await self.database.write(status_tasks.give_back, claimed, now=_now())
+        await self.database.write(status_tasks.give_back, claimed, now=self.clock())
 
     async def _send(self, claimed: Claimed) -> None:
         try:
@@ -103,7 +105,7 @@ class StatusSender:
         status = status_of(claimed.verdict, base_url=self.base_url)
         if claimed.obstacle is not None:
             await self.database.write(
-                status_tasks.record_refused, claimed, claimed.sent, claimed.obstacle, now=_now()
+                status_tasks.record_refused, claimed, claimed.sent, claimed.obstacle, now=self.clock()
             )
             return
         target = self._target(claimed)
@@ -114,18 +116,18 @@ class StatusSender:
         try:
             memory = await self._set(claimed, target, status)
         except ApiRefused as error:
-            self._pauses.answered(claimed)
+            self.pauses.answered(claimed)
             await self._refused(claimed, sent, error)
         except ApiLimited as error:
             await self._limited(claimed, error)
         except ApiUnavailable as error:
-            self._pauses.failed(claimed)
+            self.pauses.failed(claimed)
             await self._failed(claimed, sent, error)
         else:
-            self._pauses.answered(claimed)
+            self.pauses.answered(claimed)
             STATUSES.labels(claimed.connection.provider, "sent").inc()
             log.info("verdict sent", **_names(claimed), state=status.state)
-            await self.database.write(status_tasks.record_sent, claimed, sent, memory, now=_now())
+            await self.database.write(status_tasks.record_sent, claimed, sent, memory, now=self.clock())
 
     def _target(self, claimed: Claimed) -> "_Target | None":
         """Return where a verdict is sent; None if its provider has no API for statuses."""
@@ -136,7 +138,7 @@ class StatusSender:
                 secret=receiver.secret,
                 connection=connection.id,
                 project=connection.project,
-                clock=_now,
+                clock=self.clock,
             )
             name = f"the status webhook of {connection.id}"
             return _Target(api=webhook, base_url=origin(receiver.url), identity=Sender(name=name))
@@ -171,13 +173,13 @@ class StatusSender:
         """Record a refusal that no retry would change."""
         STATUSES.labels(claimed.connection.provider, "refused").inc()
         log.warning("the provider refuses a verdict", **_names(claimed), reason=str(error))
-        await self.database.write(status_tasks.record_refused, claimed, sent, str(error), now=_now())
+        await self.database.write(status_tasks.record_refused, claimed, sent, str(error), now=self.clock())
 
     async def _limited(self, claimed: Claimed, error: ApiLimited) -> None:
         """Send the verdict, and the others of the identity, when the limit permits it."""
-        self._pauses.limited(claimed, math.ceil(error.seconds))
+        self.pauses.limited(claimed, math.ceil(error.seconds))
         self._log_later(claimed, error, error.seconds)
-        await self.database.write(status_tasks.hold, claimed, str(error), now=_now())
+        await self.database.write(status_tasks.hold, claimed, str(error), now=self.clock())
 
     async def _failed(self, claimed: Claimed, sent: str, error: ApiUnavailable) -> None:
         """Send the verdict later, or give up after about a day."""
@@ -186,7 +188,7 @@ class StatusSender:
             return
         delay = backoff(claimed.attempts, first=_FIRST_DELAY, longest=_MAX_DELAY)
         self._log_later(claimed, error, delay)
-        now = _now()
+        now = self.clock()
         next_at = now + timedelta(seconds=delay)
         await self.database.write(status_tasks.postpone, claimed, str(error), next_at=next_at, now=now)
 
@@ -215,7 +217,3 @@ def _names(claimed: Claimed) -> dict[str, str]:
 def _key(api: StatusApi, status: CommitStatus) -> str:
     """Return what distinguishes the statuses of a context that a provider shows differently."""
     return f"{api.STATES[status.state]}{status_tasks.SEPARATOR}{status.execution or status.description}"
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

@@ -8,6 +8,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from typing_extensions import TypedDict
 
@@ -20,12 +21,13 @@ from providers.model import (
     SetupGuide,
     VerifiedRequest,
 )
-from providers.normalize import actor, pull_request, pushed, ref_update, repository
+from providers.normalize import actor, pull_request, pushed, ref_update, repository, zeros
 from providers.payload import CommitId, Id, Items, Lenient, Payload, Text, nested, read
 
 HEADERS = frozenset({"content-type", "request-id", "user-agent", "x-vss-activityid", "x-vss-subscriptionid"})
 ID_HEADERS: tuple[str, ...] = ()
 EVENT_HEADERS: tuple[str, ...] = ()
+PUSH_EVENT = ""
 MEDIA_TYPES = frozenset({"application/json"})
 BODY_IS_SIGNED = False
 COMMIT_PAGE: str | None = "commit"
@@ -126,6 +128,16 @@ def parse(request: VerifiedRequest) -> Event:
     """Return the event that a delivery from Azure DevOps reports."""
     wire = read(_Any, request)
     return replace(_event(wire, request), name=wire.event, delivery_id=_delivery_id(wire))
+
+
+def push(*, ref: str, before: str | None, after: str) -> dict[str, Any]:
+    """Return the payload of a push."""
+    return {
+        "eventType": "git.push",
+        "resource": {
+            "refUpdates": [{"name": ref, "oldObjectId": before or zeros(after), "newObjectId": after}]
+        },
+    }
 
 
 def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime) -> dict[str, str]:  # noqa: ARG001

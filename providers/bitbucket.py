@@ -6,6 +6,7 @@ Signatures: https://support.atlassian.com/bitbucket-cloud/docs/manage-webhooks/#
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from typing_extensions import TypedDict
 
@@ -36,6 +37,7 @@ HEADERS = frozenset(
 )
 ID_HEADERS: tuple[str, ...] = ("x-request-uuid",)
 EVENT_HEADERS: tuple[str, ...] = ("x-event-key",)
+PUSH_EVENT = "repo:push"
 MEDIA_TYPES = frozenset({"application/json"})
 BODY_IS_SIGNED = True
 COMMIT_PAGE: str | None = "commits"
@@ -150,6 +152,14 @@ def parse(request: VerifiedRequest) -> Event:
         change = RepositoryChange(action="renamed", full_name=wire.new_name)
         return Event(kind="repository", repository=ours, change=change)
     return Event(kind="other", repository=ours, note=f"event {request.event or '(none)'}")
+
+
+def push(*, ref: str, before: str | None, after: str) -> dict[str, Any]:
+    """Return the payload of a push."""
+    kind, _, name = ref.removeprefix("refs/").partition("/")
+    named = {"type": "tag" if kind == "tags" else "branch", "name": name}
+    old = {**named, "target": {"hash": before}} if before is not None else None
+    return {"push": {"changes": [{"old": old, "new": {**named, "target": {"hash": after}}}]}}
 
 
 def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime) -> dict[str, str]:  # noqa: ARG001

@@ -6,6 +6,7 @@ Signatures: https://confluence.atlassian.com/bitbucketserver/manage-webhooks-938
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from providers import signatures
 from providers.errors import Unverified
@@ -18,12 +19,13 @@ from providers.model import (
     SetupGuide,
     VerifiedRequest,
 )
-from providers.normalize import actor, is_from_fork, pull_request, pushed, ref_updates, repository
+from providers.normalize import actor, is_from_fork, pull_request, pushed, ref_updates, repository, zeros
 from providers.payload import Id, Items, Lenient, Move, Payload, Text, nested, read
 
 HEADERS = frozenset({"content-type", "user-agent", "x-event-key", "x-request-id"})
 ID_HEADERS: tuple[str, ...] = ("x-request-id",)
 EVENT_HEADERS: tuple[str, ...] = ("x-event-key",)
+PUSH_EVENT = "repo:refs_changed"
 MEDIA_TYPES = frozenset({"application/json"})
 BODY_IS_SIGNED = True
 COMMIT_PAGE: str | None = "commits"
@@ -131,6 +133,15 @@ def parse(request: VerifiedRequest) -> Event:
     wire = read(_Any, request)
     ours = _repository(wire.repository)
     return Event(kind="other", repository=ours, note=f"event {request.event or '(none)'}")
+
+
+def push(*, ref: str, before: str | None, after: str) -> dict[str, Any]:
+    """Return the payload of a push."""
+    return {
+        "changes": [
+            {"ref": {"id": ref}, "fromHash": before or zeros(after), "toHash": after},
+        ]
+    }
 
 
 def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime) -> dict[str, str]:  # noqa: ARG001

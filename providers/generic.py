@@ -7,15 +7,17 @@ ids or null for "did not exist"; the pusher is optional. `providers.post_receive
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from providers import signatures
 from providers.model import Event, SetupGuide, VerifiedRequest
-from providers.normalize import actor, pushed, ref_updates
+from providers.normalize import actor, moved, pushed, ref_updates
 from providers.payload import Items, Lenient, Move, Payload, Text, nested, read
 
 HEADERS = frozenset({"content-type", "user-agent", "webhook-id", "webhook-timestamp"})
 ID_HEADERS: tuple[str, ...] = ("webhook-id",)
 EVENT_HEADERS: tuple[str, ...] = ()
+PUSH_EVENT = ""
 MEDIA_TYPES = frozenset({"application/json"})
 BODY_IS_SIGNED = True
 COMMIT_PAGE: str | None = None
@@ -62,6 +64,11 @@ def parse(request: VerifiedRequest) -> Event:
         updates=ref_updates(wire.updates),
         pusher=actor(name=wire.pusher, email=wire.email),
     )
+
+
+def push(*, ref: str, before: str | None, after: str) -> dict[str, Any]:
+    """Return the payload of a push."""
+    return {"updates": [moved(ref=ref, before=before, after=after)]}
 
 
 def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime) -> dict[str, str]:  # noqa: ARG001

@@ -6,11 +6,12 @@ Payloads: https://github.com/go-gitea/gitea/blob/main/modules/structs/hook.go
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from providers import signatures
 from providers.github_like import AnyEvent, HubRepository, described, pull_request_action, verify_document
 from providers.model import Event, SetupGuide, VerifiedRequest
-from providers.normalize import actor, is_from_fork, pull_request, pushed, ref_update
+from providers.normalize import actor, is_from_fork, moved, pull_request, pushed, ref_update
 from providers.payload import CommitId, Commits, Count, Id, Lenient, Payload, Text, ids, nested, read
 
 HEADERS = frozenset(
@@ -27,6 +28,7 @@ HEADERS = frozenset(
 )
 ID_HEADERS: tuple[str, ...] = ("x-gitea-delivery", "x-forgejo-delivery")
 EVENT_HEADERS: tuple[str, ...] = ("x-gitea-event", "x-forgejo-event")
+PUSH_EVENT = "push"
 MEDIA_TYPES = frozenset({"application/json", "application/x-www-form-urlencoded"})
 BODY_IS_SIGNED = True
 COMMIT_PAGE: str | None = "commit"
@@ -105,6 +107,11 @@ def parse(request: VerifiedRequest) -> Event:
         return _pull_request(read(_PullRequest, request))
     ours = described(read(AnyEvent, request).repository)
     return Event(kind="other", repository=ours, note=f"event {request.event or '(none)'}")
+
+
+def push(*, ref: str, before: str | None, after: str) -> dict[str, Any]:
+    """Return the payload of a push."""
+    return moved(ref=ref, before=before, after=after)
 
 
 def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime) -> dict[str, str]:  # noqa: ARG001

@@ -6,6 +6,7 @@ Signatures: https://docs.github.com/en/webhooks/using-webhooks/validating-webhoo
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from providers import signatures
 from providers.github_like import AnyEvent, HubRepository, described
@@ -18,7 +19,7 @@ from providers.model import (
     SetupGuide,
     VerifiedRequest,
 )
-from providers.normalize import actor, is_from_fork, merge_group, pull_request, pushed, ref_update
+from providers.normalize import actor, is_from_fork, merge_group, moved, pull_request, pushed, ref_update
 from providers.payload import CommitId, Commits, Id, Lenient, Payload, Text, ids, is_form, nested, read
 
 HEADERS = frozenset(
@@ -34,6 +35,7 @@ HEADERS = frozenset(
 )
 ID_HEADERS: tuple[str, ...] = ("x-github-delivery",)
 EVENT_HEADERS: tuple[str, ...] = ("x-github-event",)
+PUSH_EVENT = "push"
 MEDIA_TYPES = frozenset({"application/json", "application/x-www-form-urlencoded"})
 BODY_IS_SIGNED = True
 COMMIT_PAGE: str | None = "commit"
@@ -151,6 +153,11 @@ def parse(request: VerifiedRequest) -> Event:
         note = f"the push that GitHub sends beside every {request.event} event counts"
         return Event(kind="other", repository=ours, note=note)
     return Event(kind="other", repository=ours, note=f"event {request.event or '(none)'}")
+
+
+def push(*, ref: str, before: str | None, after: str) -> dict[str, Any]:
+    """Return the payload of a push."""
+    return moved(ref=ref, before=before, after=after)
 
 
 def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime) -> dict[str, str]:  # noqa: ARG001

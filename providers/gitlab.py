@@ -6,6 +6,7 @@ System hooks: https://docs.gitlab.com/administration/system_hooks/
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from providers import model, normalize, signatures
 from providers.model import Event, SetupGuide, VerifiedRequest
@@ -40,6 +41,7 @@ HEADERS = frozenset(
 )
 ID_HEADERS: tuple[str, ...] = ("webhook-id", "idempotency-key")
 EVENT_HEADERS: tuple[str, ...] = ("x-gitlab-event",)
+PUSH_EVENT = "Push Hook"
 MEDIA_TYPES = frozenset({"application/json"})
 BODY_IS_SIGNED = False  # a signing token signs it; a plain token does not
 COMMIT_PAGE: str | None = "-/commit"
@@ -161,6 +163,11 @@ def parse(request: VerifiedRequest) -> Event:
             return Event(kind="repository", repository=ours, change=change)
     note = " ".join(["event", request.event or "(none)", *kinds[:1]])
     return Event(kind="other", repository=_repository(wire), note=note)
+
+
+def push(*, ref: str, before: str | None, after: str) -> dict[str, Any]:
+    """Return the payload of a push."""
+    return {"object_kind": "push", **normalize.moved(ref=ref, before=before, after=after)}
 
 
 def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime) -> dict[str, str]:

@@ -7,7 +7,7 @@ depends on a particular provider.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 Action = Literal["create", "update", "delete"]
 RefKind = Literal["branch", "tag", "pull_request", "merge_group"]
@@ -233,6 +233,15 @@ class Provider(Protocol):
 
         `headers` has lower-case names; a repeated header is joined by ", " (RFC 9110, 5.2), so it is never a
         well-formed signature. `auth` holds the parts of the scheme that are not secret.
+        """
+
+    PUSH_EVENT: str
+    """The provider's name of a push, for `sign`; empty if it is in the body only."""
+
+    def push(self, *, ref: str, before: str | None, after: str) -> dict[str, Any]:
+        """Return the JSON document with which the provider reports a move of `ref`: the inverse of `parse`.
+
+        It has only the fields that `parse` requires, and names no repository.
         """
 
     def parse(self, request: VerifiedRequest) -> Event:

@@ -82,6 +82,16 @@ def ref_update(
     )
 
 
+def moved(*, ref: str, before: str | None, after: str) -> dict[str, str]:
+    """Return a move of a ref in the most common form of payloads; a zero id means "did not exist"."""
+    return {"ref": ref, "before": before or zeros(after), "after": after}
+
+
+def zeros(object_id: str) -> str:
+    """Return the zero id of the same length."""
+    return "0" * len(object_id)
+
+
 def ref_updates(moves: Iterable[Move]) -> list[RefUpdate | None]:
     """Create the ref updates of a payload that has only ref, before and after; see `ref_update`."""
     return [ref_update(ref=move.ref, before=move.before, after=move.after) for move in moves]

@@ -212,6 +212,7 @@ for commands in (
     provider,
 ):
     app.add_typer(commands.app)
+app.add_typer(provider.trigger, name="trigger")
 app.add_typer(identities.app, name="identity")
 app.add_typer(sources.app, name="source")
 app.add_typer(notifications.app, name="notify")

@@ -1,22 +1,30 @@
-"""The commands on the side of a git provider: send a signed webhook, print a hook for a git server."""
+"""The commands on the side of a git provider: send signed webhooks, print a hook for a git server."""
 
+import json
+import re
 import sys
 import time
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gateway.cli.api_client import ApiError, post_webhook
-from gateway.cli.options import PROVIDER_NAMES, AsJson
+from gateway.cli.api_client import ApiError, part, post_webhook
+from gateway.cli.options import PROVIDER_NAMES, AsJson, Data, client_of, connection_id, text_of
 from gateway.cli.output import coloured, escape, out, print_json
+from gateway.errors import Invalid
 
 if TYPE_CHECKING:
     from providers.model import Provider
 
 app = typer.Typer()
+trigger = typer.Typer(help="Play a connection's provider: send a webhook.", no_args_is_help=True)
+
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 @app.command()
@@ -32,9 +40,72 @@ def send(
     as_json: AsJson = False,
 ) -> None:
     """Sign a payload as the provider would, and post it to a webhook URL."""
-    imitated = _provider(provider)
     body = payload.read()
-    headers = _signed(imitated, body, secret, event=event, delivery=delivery or str(uuid.uuid4()))
+    headers = _signed(_provider(provider), body, secret, event=event, delivery=delivery or str(uuid.uuid4()))
+    _post(url, body, headers, as_json=as_json)
+
+
+@trigger.command("push")
+def push_command(
+    connection: Annotated[str, typer.Argument(metavar="CONNECTION", help="The connection's id or name.")],
+    branch: Annotated[str | None, typer.Option(help="The branch; by default the default branch.")] = None,
+    commit: Annotated[
+        str | None, typer.Option(help="The commit, in full; by default the branch's known position.")
+    ] = None,
+    secret: Annotated[
+        str | None, typer.Option(help="The connection's secret.", envvar="WEBHOOK_SECRET")
+    ] = None,
+    secret_file: Annotated[Path | None, typer.Option(help="A file with the connection's secret.")] = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send a connection the webhook of a push, signed with its secret, as its provider would.
+
+    It goes to the connection's webhook URL, through whatever is in front of it. Without --commit, the push
+    ends at the position that Pushgate knows of the branch; a push that was reported before is a duplicate:
+    `pushgate replay` plans it again.
+
+    Examples: pushgate trigger push acme/digits --branch main; pushgate trigger push acme/digits --commit SHA
+    """
+    key = text_of(secret_file) if secret_file is not None else secret
+    if key is None:
+        raise Invalid("give the connection's secret with --secret-file or in WEBHOOK_SECRET")
+    client = client_of(data)
+    path = f"/connections/{part(connection_id(client, connection))}"
+    shown = client.get(path)
+    if shown["source"] is not None:
+        raise Invalid(
+            f"the webhooks of {shown['name']} arrive at its source {shown['source']['name']}: send it"
+            " a payload that names the repository with `pushgate send`"
+        )
+    imitated = _provider(shown["provider"])
+    move = _move(client.get(f"{path}/refs")["items"], branch or shown["remote"]["default_branch"], commit)
+    body = json.dumps(imitated.push(**move)).encode()
+    headers = _signed(
+        imitated, body, key.rstrip("\r\n"), event=imitated.PUSH_EVENT, delivery=str(uuid.uuid4())
+    )
+    _post(shown["hook_url"], body, headers, as_json=as_json)
+
+
+def _move(refs: Any, branch: str | None, commit: str | None) -> dict[str, Any]:
+    """Return the move of a branch to a commit, by default to its known position. Raises `Invalid`."""
+    if branch is None:
+        raise Invalid("the default branch is not known: give --branch")
+    ref = f"refs/heads/{branch}"
+    known = next((one["id"] for one in refs if one["ref"] == ref), None)
+    after = commit.lower() if commit is not None else known
+    if after is None:
+        raise Invalid(
+            f"the position of {branch} is not known: give --commit, or have the repository read with"
+            " `pushgate check`"
+        )
+    if not _COMMIT.fullmatch(after):
+        raise Invalid(f"--commit {commit}: give all 40 or 64 hex digits")
+    return {"ref": ref, "before": known if known != after else None, "after": after}
+
+
+def _post(url: str, body: bytes, headers: Mapping[str, str], *, as_json: bool) -> None:
+    """Post a webhook, and show the answer; exit with 1 if it is refused."""
     started = time.monotonic()
     status, answer = post_webhook(url, body, headers)
     took = (time.monotonic() - started) * 1000

@@ -133,6 +133,7 @@ class FakeProvider:
     HEADERS = frozenset({"x-kept"})
     ID_HEADERS: tuple[str, ...] = ()
     EVENT_HEADERS: tuple[str, ...] = ()
+    PUSH_EVENT = "push"
     MEDIA_TYPES = frozenset({"application/json", "text/json"})
     BODY_IS_SIGNED = True
 
@@ -157,6 +158,10 @@ class FakeProvider:
         if isinstance(self._event, Exception):
             raise self._event
         return self._event
+
+    def push(self, *, ref: str, before: str | None, after: str) -> dict[str, Any]:  # noqa: ARG002
+        """Return an empty document."""
+        return {}
 
     def sign(self, *, event: str, body: bytes, secret: bytes, delivery: str, now: datetime) -> dict[str, str]:  # noqa: ARG002
         """Return no headers."""

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import hmac
+import json
 import re
 
 import gidgethub.sansio
@@ -62,6 +63,19 @@ def test_what_we_sign_we_verify(name: str, body: bytes, secret: str) -> None:
     headers = provider.sign(event=EVENTS[name], body=body, secret=key, delivery="d1", now=NOW)
     delivery = verify(provider, headers, body, b"a newer secret", key)
     assert (delivery.secret, delivery.content) == (1, body)
+
+
+@every_provider
+@pytest.mark.parametrize("ref", ["refs/heads/main", "refs/heads/dev/a", "refs/tags/v1"])
+@pytest.mark.parametrize("before", [None, "a" * 40])
+def test_a_push_that_we_make_is_read_as_one(name: str, ref: str, before: str | None) -> None:
+    """`parse` is the inverse of `push`, and finds the event in the headers or in the body."""
+    provider, after = PROVIDERS[name], "b" * 40
+    body = json.dumps(provider.push(ref=ref, before=before, after=after)).encode()
+    headers = provider.sign(event=provider.PUSH_EVENT, body=body, secret=SECRET, delivery="d1", now=NOW)
+    event = provider.parse(verify(provider, headers, body))
+    assert [(one.ref, one.before, one.after) for one in event.updates] == [(ref, before, after)]
+    assert (event.kind, event.repository) == ("push", None)
 
 
 @by_hex

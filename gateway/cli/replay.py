@@ -20,7 +20,9 @@ Outcome = Literal["ran", "nothing-matched", "failed", "waiting"]
 
 @app.command()
 def replay(
-    delivery: Annotated[list[str] | None, typer.Argument(help="The ids of deliveries.")] = None,
+    delivery: Annotated[
+        list[str] | None, typer.Argument(metavar="DELIVERY", help="The ids of deliveries.")
+    ] = None,
     since: Annotated[
         str | None,
         typer.Option(help="All deliveries since 2026-11-23, 2026-11-23T09:00, 2d or 3h ago."),

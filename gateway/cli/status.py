@@ -119,7 +119,7 @@ def _show(found: Any) -> None:
     differs = f" (this command: {ours})" if found["version"] != ours else ""
     connections = found["connections"]
     facts = {
-        "gateway": f"{found['url']}, version {found['version']}{differs}",
+        "gateway": f"{found['url']}, version {found['version'] or 'unknown'}{differs}",
         "ready": _yes_or(None if found["ready"] else found["reason"] or "for an unknown reason"),
         "fetching": _yes_or(found["fetching"]),
         "broker": _broker(found["broker"]),

@@ -1,6 +1,9 @@
 """The commands `status` and `completion`."""
 
 import json
+import os
+import signal
+import socket
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -9,7 +12,7 @@ import pytest
 
 from testing.git_host import GitHost
 from testing.github import push_payload
-from testing.service import PUSHGATE, Service, wait_for
+from testing.service import PUSHGATE, WAIT_SECONDS, Service, wait_for
 from testing.service import run_pushgate as run
 
 
@@ -67,3 +70,18 @@ def test_a_shell_completes_commands_and_options() -> None:
     words = f"COMP_WORDS=(pushgate edit --no-st); COMP_CWORD=2; {ask}"
     done = subprocess.run(["bash", "-c", f"{script}\n{words}"], capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["--no-statuses", "--no-status-webhook"], done.stderr
+
+
+def test_the_exit_status_tells_wrong_usage_from_an_interruption() -> None:
+    """2 for usage, 130 for Ctrl-C; the other tests have 0 and 1."""
+    done = run("edit")
+    assert (done.returncode, "Missing argument 'CONNECTION'" in done.stderr) == (2, True)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        variables = {**os.environ, "PUSHGATE_URL": url, "PUSHGATE_ADMIN_TOKEN": "x"}
+        with subprocess.Popen([PUSHGATE, "connections"], env=variables, stderr=subprocess.PIPE) as process:
+            request, _ = silent.accept()
+            with request:
+                request.recv(1)
+                process.send_signal(signal.SIGINT)
+                assert process.wait(WAIT_SECONDS) == 130

@@ -26,7 +26,7 @@ check: $(VENV)/.dev ## ruff, mypy strict, import directions: half a minute
 # Each of the three has a PostgreSQL and a RabbitMQ of its own. PYTEST="-n 0 -s" runs one at a time, with output.
 test: $(VENV)/.dev ## run every test; installs RabbitMQ, PostgreSQL and Chromium from Debian where they are missing
 	@tests/require-programs
-	@$(BIN)/python -m pytest --numprocesses 3 --dist load --maxschedchunk 1 $(PYTEST)
+	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 # For each Python: a clone, a virtual environment and an ordinary user, below build/matrix.
 # MATRIX="3.11.2 3.13" selects versions; PYTEST="tests/cli/test_keys.py" selects tests.

@@ -170,6 +170,7 @@ def test_in_structured_mode_requests_and_events_are_envelopes(
     assert request["traceparent"].split("-")[1] == fetched["traceparent"].split("-")[1]
     assert set(document["components"]["messages"]) == {
         "executionRequestedStructured",
+        "executionCancelledStructured",
         "pushFetchedStructured",
         "executionStatus",
     }
@@ -225,7 +226,7 @@ def test_without_the_setting_no_event_is_published(tmp_path: Path, project: Proj
         assert metric(service, "pushgate_pending_events") == 0
         [message] = rest(broker, everything)
         described = set(answer(service, "/asyncapi.json")["components"]["messages"])
-        assert described == {"executionRequested", "executionStatus"}
+        assert described == {"executionRequested", "executionStatus", "executionCancelled"}
     assert message.type == "dev.pushgate.execution.requested.v1"
 
 

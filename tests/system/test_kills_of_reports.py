@@ -32,7 +32,7 @@ from testing.records import NOW, A, arrival, move
 from testing.service import Service, wait_for
 from tests.publish.runner import Runner, remove
 
-ROUNDS = int(os.environ.get("SOAK_ROUNDS", "4"))
+ROUNDS = int(os.environ.get("SOAK_ROUNDS", "2"))
 EXECUTIONS = 40
 REPORTS = 100
 RANKS: Mapping[str, int] = {"accepted": 1, "running": 2, **dict.fromkeys(FINAL, 3)}

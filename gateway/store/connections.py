@@ -11,7 +11,7 @@ from sqlalchemy import Row, Select, and_, bindparam, delete, insert, or_, select
 
 from gateway.crypto.keyring import Keyring
 from gateway.errors import Conflict, Invalid, NotFound, SettingError
-from gateway.store import ready_queue, refusals
+from gateway.store import envelopes, ready_queue, refusals
 from gateway.store.database import Lock, lock
 from gateway.store.other_repositories import OtherRepository
 from gateway.store.rows import from_row
@@ -320,12 +320,13 @@ def rewrap(conn: sqlalchemy.Connection, keyring: Keyring) -> int:
     for secret, connection, envelope in sealed:
         rewrapped = keyring.rewrap(envelope, context=f"connection {connection}")
         conn.execute(update(secrets).where(secrets.c.id == secret).values(sealed=rewrapped))
-    having = select(connections.c.id, connections.c.credentials).where(connections.c.credentials.is_not(None))
-    opened = conn.execute(having).all()
-    for connection, envelope in opened:
-        rewrapped = keyring.rewrap(envelope, context=f"credentials of {connection}")
-        conn.execute(update(connections).where(connections.c.id == connection).values(credentials=rewrapped))
-    return len(sealed) + len(opened)
+    return len(sealed) + envelopes.rewrap(
+        conn,
+        keyring,
+        connections.c.credentials,
+        key=connections.c.id,
+        context=lambda connection: f"credentials of {connection}",
+    )
 
 
 def secret_dates(conn: sqlalchemy.Connection, connection_ids: Sequence[str]) -> dict[str, list[SecretDates]]:

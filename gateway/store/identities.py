@@ -10,6 +10,7 @@ from sqlalchemy import Select, func, insert, or_, select, update
 
 from gateway.crypto.keyring import Keyring
 from gateway.errors import Conflict, Invalid, NotFound
+from gateway.store import envelopes
 from gateway.store.connections import Connection, host_of, lock_names
 from gateway.store.rows import from_row
 from gateway.store.tables import connections, identities
@@ -181,13 +182,7 @@ def expiring(conn: sqlalchemy.Connection, *, before: datetime) -> list[Identity]
 
 def rewrap(conn: sqlalchemy.Connection, keyring: Keyring) -> int:
     """Seal the data keys of all secrets under the current wrapping key; return the number of secrets."""
-    having = select(identities.c.id, identities.c.sealed).where(identities.c.sealed.is_not(None))
-    # Locked: a token may be rotated meanwhile, and the old one must not take the new one's place.
-    envelopes = conn.execute(having.with_for_update()).all()
-    for identity, envelope in envelopes:
-        rewrapped = keyring.rewrap(envelope, context=_context(identity))
-        conn.execute(update(identities).where(identities.c.id == identity).values(sealed=rewrapped))
-    return len(envelopes)
+    return envelopes.rewrap(conn, keyring, identities.c.sealed, key=identities.c.id, context=_context)
 
 
 def use(conn: sqlalchemy.Connection, connection: Connection) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy import Select, delete, insert, or_, select, update
 
 from gateway.crypto.keyring import Keyring
 from gateway.errors import Conflict, NotFound
+from gateway.store import envelopes
 from gateway.store.connections import lock_names
 from gateway.store.notification_tables import notification_channels as channels
 from gateway.store.rows import from_row
@@ -104,11 +105,7 @@ def address(conn: sqlalchemy.Connection, keyring: Keyring, channel_id: str) -> A
 
 def rewrap(conn: sqlalchemy.Connection, keyring: Keyring) -> int:
     """Seal the data keys of all channels under the current wrapping key; return the number of channels."""
-    envelopes = conn.execute(select(channels.c.id, channels.c.sealed).with_for_update()).all()
-    for channel, envelope in envelopes:
-        rewrapped = keyring.rewrap(envelope, context=_context(channel))
-        conn.execute(update(channels).where(channels.c.id == channel).values(sealed=rewrapped))
-    return len(envelopes)
+    return envelopes.rewrap(conn, keyring, channels.c.sealed, key=channels.c.id, context=_context)
 
 
 def _select() -> Select[Any]:

@@ -12,6 +12,7 @@ import sqlalchemy
 from sqlalchemy import bindparam, delete, insert, select, update
 
 from gateway.crypto.keyring import Keyring
+from gateway.store import envelopes
 from gateway.store.due_tasks import DueTasks
 from gateway.store.rows import from_row
 from gateway.store.tables import connections, platform_fetches
@@ -130,13 +131,9 @@ def give_back(conn: sqlalchemy.Connection, fetch: PlatformFetch, *, now: datetim
 
 def rewrap(conn: sqlalchemy.Connection, keyring: Keyring) -> int:
     """Seal the data keys of all tokens under the current wrapping key; return the number of tokens."""
-    query = select(connections.c.id, connections.c.platform_token)
-    sealed = conn.execute(query.where(connections.c.platform_token.is_not(None))).all()
-    for connection, envelope in sealed:
-        rewrapped = keyring.rewrap(envelope, context=_context(connection))
-        is_it = connections.c.id == connection
-        conn.execute(update(connections).where(is_it).values(platform_token=rewrapped))
-    return len(sealed)
+    return envelopes.rewrap(
+        conn, keyring, connections.c.platform_token, key=connections.c.id, context=_context
+    )
 
 
 def _context(connection: str) -> str:

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import sqlalchemy
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, insert, select
 
 from gateway.crypto.keyring import Keyring
 from gateway.errors import Conflict, SettingError
-from gateway.store import connections, identities, registrations, sources
+from gateway.store import connections, envelopes, identities, registrations, sources
 from gateway.store.app_tables import source_apps
 from gateway.store.due_tasks import DueTasks
 from gateway.store.identities import Identity
@@ -144,12 +144,7 @@ def give_back(conn: sqlalchemy.Connection, claimed: Claimed, *, now: datetime) -
 
 def rewrap(conn: sqlalchemy.Connection, keyring: Keyring) -> int:
     """Seal the data keys of all codes under the current wrapping key; return the number of codes."""
-    having = select(source_apps.c.source, source_apps.c.sealed).where(source_apps.c.sealed.is_not(None))
-    envelopes = conn.execute(having.with_for_update()).all()
-    for source, envelope in envelopes:
-        rewrapped = keyring.rewrap(envelope, context=_context(source))
-        conn.execute(update(source_apps).where(source_apps.c.source == source).values(sealed=rewrapped))
-    return len(envelopes)
+    return envelopes.rewrap(conn, keyring, source_apps.c.sealed, key=source_apps.c.source, context=_context)
 
 
 def _end(conn: sqlalchemy.Connection, claimed: Claimed, *, reason: str | None) -> None:

@@ -6,6 +6,7 @@ import sqlalchemy
 from sqlalchemy import select, update
 
 from gateway.crypto.keyring import Keyring
+from gateway.store import envelopes
 from gateway.store.tables import connections
 
 
@@ -41,13 +42,9 @@ def of(conn: sqlalchemy.Connection, keyring: Keyring, connection: str) -> Status
 
 def rewrap(conn: sqlalchemy.Connection, keyring: Keyring) -> int:
     """Seal the data keys of all secrets under the current wrapping key; return the number of secrets."""
-    query = select(connections.c.id, connections.c.status_webhook_secret)
-    sealed = conn.execute(query.where(connections.c.status_webhook_secret.is_not(None))).all()
-    for connection, envelope in sealed:
-        rewrapped = keyring.rewrap(envelope, context=_context(connection))
-        is_it = connections.c.id == connection
-        conn.execute(update(connections).where(is_it).values(status_webhook_secret=rewrapped))
-    return len(sealed)
+    return envelopes.rewrap(
+        conn, keyring, connections.c.status_webhook_secret, key=connections.c.id, context=_context
+    )
 
 
 def _context(connection: str) -> str:

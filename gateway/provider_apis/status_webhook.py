@@ -17,6 +17,7 @@ from gateway.provider_apis.webhooks import Place
 
 EVENT = "commit.status"
 
+_STATES: Mapping[StatusState, str] = {state: state for state in get_args(StatusState)}
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "statuses.pushgate.dev")
 
 
@@ -29,7 +30,7 @@ class StatusWebhook:
     connection: str
     project: str
     clock: Callable[[], datetime]
-    STATES: Mapping[StatusState, str] = field(default_factory=lambda: {s: s for s in get_args(StatusState)})
+    STATES: Mapping[StatusState, str] = field(default_factory=lambda: _STATES)
     STATUS_RIGHT: str = ""
 
     def set_status(self, place: Place, status: CommitStatus, memory: StatusMemory) -> Operation[StatusMemory]:

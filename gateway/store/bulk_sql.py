@@ -60,7 +60,7 @@ def select_pairs(
 def among(conn: sqlalchemy.Connection, column: Column[Any], values: Collection[Any]) -> ColumnElement[bool]:
     """Return the condition that a column has one of many values.
 
-    PostgreSQL takes them as one array: it would parse and plan a list of hundreds anew each time, which takes
+    PostgreSQL takes them as one array: it would parse and plan a list of hundreds each time, which takes
     longer than to find the rows.
     """
     if conn.dialect.name == "sqlite":

@@ -17,12 +17,12 @@ _CANCELLED = select(executions).where(
 )
 
 
-def add(conn: sqlalchemy.Connection, ids: Collection[str], *, now: datetime) -> list[str]:
-    """Add the messages about those of these executions that an operator has cancelled; return their ids.
+def add(conn: sqlalchemy.Connection, ids: Collection[str], *, now: datetime) -> None:
+    """Add the messages about those of these executions that an operator has cancelled.
 
     Call it once the requests were published, so that no runner receives such a message before its request.
     """
-    new, cancelled = [], []
+    new = []
     for row in conn.execute(_CANCELLED, {"ids": list(ids)}):
         message = ExecutionCancelled(
             id=cancel_id(row.id, row.redrives),
@@ -44,6 +44,4 @@ def add(conn: sqlalchemy.Connection, ids: Collection[str], *, now: datetime) -> 
             body=message.model_dump_json().encode(),
         )
         new.append(event)
-        cancelled.append(row.id)
     events.add(conn, new, now=now)
-    return cancelled

@@ -1,4 +1,4 @@
-"""What is told about how ref updates ended: events to the broker, and verdicts to the provider."""
+"""How ref updates ended, for others: events for the broker, and verdicts for the provider."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace

@@ -109,8 +109,7 @@ class StatusSender:
             )
             return
         target = self._target(claimed)
-        sent = None if target is None else _key(target.api, status)
-        if target is None or sent is None or sent == claimed.sent:
+        if target is None or (sent := _key(target.api, status)) == claimed.sent:
             await self.database.write(status_tasks.record_unchanged, claimed)
             return
         try:

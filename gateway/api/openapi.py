@@ -31,6 +31,9 @@ from gateway.messages.schema import examples
 EVENT_TYPE = "application/cloudevents+json"
 """The type of a CloudEvent in structured mode."""
 
+BINARY = "application/octet-stream"
+"""The type of bytes that are sent as they are: no browser executes them."""
+
 _BASE = "/api/v1"
 _COMPONENT = "#/components/schemas/"
 _TAGS = {
@@ -301,6 +304,10 @@ def _success(operation: Operation, names: dict[Any, Any]) -> dict[str, Any]:
             },
             "304": {"description": "The client has this file.", "headers": FILE_HEADERS},
         }
-    schema = {"type": "string"} if operation.answer is None else names[operation.answer, "serialization"]
+    if operation.answer is not None:
+        schema = names[operation.answer, "serialization"]
+    else:
+        is_binary = operation.media_types == (BINARY,)
+        schema = {"type": "string", **({"format": "binary"} if is_binary else {})}
     content = {kind: {"schema": schema} for kind in operation.media_types}
     return {str(operation.status): {"description": "Success.", "content": content}}

@@ -13,7 +13,7 @@ from starlette.responses import Response, StreamingResponse
 
 from gateway.api.auth import check_signature
 from gateway.api.endpoints import problem
-from gateway.api.openapi import Operation
+from gateway.api.openapi import BINARY, Operation
 from gateway.crypto.signed_tokens import SignedTokens
 from gateway.packages.storage import PackageStorage
 from gateway.store import packages
@@ -21,8 +21,6 @@ from gateway.store.database import Database
 from gateway.store.packages import KeptPackage
 
 _TYPES = {"tar.gz": "application/gzip", "tar.zst": "application/zstd"}
-# For clients whose generators know no other binary type.
-_ANY_TYPE = "application/octet-stream"
 _RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
 
 
@@ -43,7 +41,7 @@ class PackageFiles:
                 endpoint=self.get_package,
                 query=("format", "expires", "signature"),
                 headers=("Range", "If-Range", "If-None-Match"),
-                media_types=(*_TYPES.values(), _ANY_TYPE),
+                media_types=(*_TYPES.values(), BINARY),
                 errors=(416,),
                 is_file=True,
                 is_signed=True,
@@ -59,8 +57,8 @@ class PackageFiles:
         wanted = query.get("format", "tar.gz")
         kept = await self.database.read(packages.get, package_id=package_id, package_format=wanted)
         headers = _headers(kept)
-        if _ANY_TYPE in request.headers.get("accept", ""):
-            headers["content-type"] = _ANY_TYPE
+        if BINARY in request.headers.get("accept", ""):
+            headers["content-type"] = BINARY
         if _matches(request.headers.get("if-none-match"), headers["etag"]):
             return Response(status_code=304, headers=headers)
         start, end = 0, kept.size

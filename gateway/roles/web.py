@@ -17,6 +17,7 @@ from gateway.api.identities import Identities
 from gateway.api.notification_channels import NotificationChannels
 from gateway.api.openapi import Operation
 from gateway.api.packages import PackageFiles
+from gateway.api.received_requests import ReceivedRequests
 from gateway.api.registrations import Registrations
 from gateway.api.reports import Reports, ReportWriter
 from gateway.api.sources import Sources
@@ -99,6 +100,7 @@ class _Api:
     health: HealthOverview
     dry_run: DryRun
     deliveries: Deliveries
+    received: ReceivedRequests
     executions: Executions
     reports: Reports
     valohai: ValohaiNotifications
@@ -115,6 +117,7 @@ class _Api:
             *self.health.operations(),
             *self.dry_run.operations(),
             *self.deliveries.operations(),
+            *self.received.operations(),
             *self.executions.operations(),
             *self.reports.operations(),
             *self.valohai.operations(),
@@ -176,6 +179,7 @@ def _build_api(parts: Parts, cache: ConnectionCache, *, is_closing: Callable[[],
             max_request_bytes=settings.max_request_bytes,
         ),
         deliveries=Deliveries(database=database, pushes=parts.pushes, executions=executions),
+        received=ReceivedRequests(database=database),
         executions=executions,
         reports=Reports(
             writer=ReportWriter(database, notify=parts.reports.notify),

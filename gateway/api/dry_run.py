@@ -28,6 +28,7 @@ from gateway.api.schemas import (
     UpdateKind,
     Url,
 )
+from gateway.api.views import VerdictView
 from gateway.errors import FetchError
 from gateway.fetch.commit import Base, CommitReader
 from gateway.fetch.credentials import take_login
@@ -106,6 +107,10 @@ class PlayedUpdate(BaseModel):
     after: str | None = Field(description="the object id after; null if the ref was deleted")
     unplayed: str | None = Field(description="why it cannot be simulated; null if it was")
     requests: list[RequestChange] = Field(description="one for each trigger with a request before or after")
+    verdicts: list[VerdictView] = Field(
+        default_factory=list,
+        description="the verdict of each trigger under the simulated rules; empty if it was not simulated",
+    )
 
 
 class PlayedPage(Page[PlayedUpdate]):
@@ -229,10 +234,20 @@ def _played(
 ) -> PlayedUpdate:
     update, unplayed = past.update, None
     changes: list[RequestChange] = []
+    verdicts: list[VerdictView] = []
     if isinstance(planned, str):
         unplayed = planned if update.after is not None else None
     else:
         changes = list(_changes(rules, triggers, past, requests, planned))
+        verdicts = [
+            VerdictView(
+                trigger=one.trigger,
+                matched=one.matched,
+                reason=one.reason,
+                failure=planned.failures.get(one.trigger),
+            )
+            for one in planned.verdicts
+        ]
     return PlayedUpdate(
         delivery=update.delivery,
         received_at=update.received_at,
@@ -243,6 +258,7 @@ def _played(
         after=update.after,
         unplayed=unplayed,
         requests=changes,
+        verdicts=verdicts,
     )
 
 

@@ -1,5 +1,7 @@
 """The REST API under /api/v1: identities."""
 
+import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -14,18 +16,22 @@ from gateway.api import identity_kinds
 from gateway.api.endpoints import read
 from gateway.api.identity_schemas import IdentityChange, NewIdentity
 from gateway.api.openapi import Operation
-from gateway.api.query import limit
+from gateway.api.query import limit, wait_seconds
 from gateway.api.schemas import Page, Provider
 from gateway.api.views import View, view_of
 from gateway.crypto.keyring import Keyring
 from gateway.errors import Invalid
 from gateway.fetch.urls import check_api_url
-from gateway.store import identities, status_tasks
+from gateway.store import identities, identity_checks, status_tasks
 from gateway.store.database import Database
 from gateway.store.identities import Identity, Kind
 from gateway.store.ids import identity_id
 from gateway.store.notify import Notifier
 
+_POLL_SECONDS = 0.1
+_NOT_YET = (
+    "no worker has checked it yet, or the provider does not answer: the check goes on, if a worker runs"
+)
 _ALWAYS = frozenset({"name", "settings", "rotates"})
 
 
@@ -102,6 +108,7 @@ class Identities:
                 errors=(409,),
             ),
             Operation(method="DELETE", path=path, endpoint=self.delete_identity, status=204, errors=(409,)),
+            Operation(method="POST", path=f"{path}/check", endpoint=self.check_identity, query=("wait",)),
         ]
 
     async def list_identities(self, request: Request) -> IdentityPage:
@@ -173,6 +180,30 @@ class Identities:
         id_or_name = request.path_params["id"]
         await self.database.write(lambda conn: identities.delete(conn, identities.get(conn, id_or_name).id))
         return Response(status_code=204)
+
+    async def check_identity(self, request: Request) -> IdentityView:
+        """`POST /identities/{id}/check`: check now whether the provider accepts the secret, and wait.
+
+        A worker does it. If none has done it within `wait` seconds, because none runs or the provider does
+        not answer, `reason` says so.
+        """
+        id_or_name, ends_at = request.path_params["id"], time.monotonic() + wait_seconds(request)
+        now = datetime.now(UTC)
+
+        def make_due(conn: sqlalchemy.Connection) -> str:
+            identity = identities.get(conn, id_or_name)
+            identity_checks.request(conn, identity.id, now=now)
+            return identity.id
+
+        identity_id = await self.database.write(make_due)
+        self.pushes.notify()
+        while True:
+            view = await self.database.read(lambda conn: _views(conn, [identities.get(conn, identity_id)])[0])
+            if view.checked_at is not None and view.checked_at >= now:
+                return view
+            if time.monotonic() >= ends_at:
+                return view.model_copy(update={"reason": _NOT_YET})
+            await asyncio.sleep(_POLL_SECONDS)
 
     def _check(self, given: Mapping[str, Any], *, now: datetime) -> None:
         """Raise `Invalid` for an API's URL that must not get a secret, or for a secret that has expired."""

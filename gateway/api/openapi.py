@@ -114,6 +114,10 @@ _QUERY: dict[str, dict[str, Any]] = {
         "description": "how many seconds the answer waits for a worker to read the remote",
         "schema": _WAIT,
     },
+    "wait of identities": {
+        "description": "how many seconds the answer waits for a worker to check it",
+        "schema": _WAIT,
+    },
     "wait of notification-channels": {
         "description": "how many seconds the answer waits for a worker to send the message",
         "schema": _WAIT,

@@ -1,4 +1,4 @@
-"""The commands that change a connection: edit, rename, delete, rotate its secret."""
+"""The commands that change a connection: edit, rename, delete, rotate and revoke its secrets."""
 
 import sys
 from collections.abc import Mapping
@@ -47,6 +47,8 @@ _SHOWN = (
 )
 # Fields of the request that no answer shows.
 _HIDDEN = ("credentials", "status_webhook")
+# How many secrets are valid after a rotation.
+_WITH_PREVIOUS = 2
 _OF_THE_REMOTE = {"url", "credentials", "identity"}
 
 Named = Annotated[str, typer.Argument(metavar="CONNECTION", help="The connection's id or name.")]
@@ -298,6 +300,26 @@ def rotate_secret(
         out.print(f"Set the new secret at the provider: `pushgate doctor {made['id']} --fix`", soft_wrap=True)
     else:
         out.print("Enter the new secret in the webhook's settings at the provider.")
+
+
+@app.command("revoke-secret")
+def revoke_secret(connection: Named, data: Data = None) -> None:
+    """Revoke the previous webhook secret, once the provider uses the new one.
+
+    Deliveries that are signed with it are refused from then on. `rotate-secret` shows when it was last used.
+
+    Examples: pushgate revoke-secret acme/digits
+    """
+    client = client_of(data)
+    path = _path(client, connection)
+    secrets = client.get(path)["secrets"]
+    client.send("DELETE", f"{path}/previous-secret")
+    if len(secrets) < _WITH_PREVIOUS:
+        out.print("There is no previous secret: nothing has changed.")
+        return
+    when = secrets[1]["last_used_at"]
+    last = f"last used {local_time(when)}" if when is not None else "never used"
+    out.print(f"The previous secret, {last}, is not valid any more.", soft_wrap=True)
 
 
 def _previous(before: list[Any], after: list[Any]) -> str:

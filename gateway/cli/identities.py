@@ -9,7 +9,7 @@ import typer
 
 from gateway.cli.api_client import ApiError, part
 from gateway.cli.options import PROVIDER_NAMES, AsJson, Data, client_of, read_secret
-from gateway.cli.output import empty_list, escape, local_time, out, print_json, print_list
+from gateway.cli.output import empty_list, err, escape, local_time, out, print_json, print_list
 
 app = typer.Typer(
     help="Manage what Pushgate is at providers: tokens and Apps that connections share.", no_args_is_help=True
@@ -141,6 +141,26 @@ def list_command(data: Data = None, as_json: AsJson = False) -> None:
 
     columns = ["name", "provider", "kind", "user or App", "API", "expires", "used by"]
     print_list(answer, columns, row, empty=empty_list("identities"), as_json=as_json)
+
+
+@app.command()
+def check(name: Name, data: Data = None, as_json: AsJson = False) -> None:
+    """Check whether the provider accepts the secret of an identity; exit with 1 if not.
+
+    Examples: pushgate identity check acme-bot
+    """
+    client = client_of(data)
+    with err.status(f"checking {escape(name)}"):
+        checked = client.send("POST", f"/identities/{part(name)}/check", wait=15)
+    if as_json:
+        print_json(checked)
+    elif checked["reason"] is None:
+        rights = "not known" if checked["rights"] is None else ", ".join(checked["rights"]) or "none"
+        out.print(f"[green]✓[/green] {escape(checked['host'])} accepts it. Rights: {escape(rights)}")
+    else:
+        out.print(f"[yellow]Warning:[/yellow] {escape(checked['reason'])}", soft_wrap=True)
+    if checked["reason"] is not None:
+        raise typer.Exit(1)
 
 
 @app.command()

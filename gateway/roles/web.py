@@ -23,6 +23,7 @@ from gateway.api.reports import Reports, ReportWriter
 from gateway.api.sources import Sources
 from gateway.api.specifications import Contract
 from gateway.api.valohai import ValohaiNotifications, ValohaiUrls
+from gateway.api.webhook_secrets import WebhookSecrets
 from gateway.dashboard.app_pages import AppPages
 from gateway.dashboard.pages import Pages
 from gateway.dashboard.rendering import Renderer
@@ -97,6 +98,7 @@ class _Api:
     channels: NotificationChannels
     sources: Sources
     registrations: Registrations
+    secrets: WebhookSecrets
     health: HealthOverview
     dry_run: DryRun
     deliveries: Deliveries
@@ -114,6 +116,7 @@ class _Api:
             *self.channels.operations(),
             *self.sources.operations(),
             *self.registrations.operations(),
+            *self.secrets.operations(),
             *self.health.operations(),
             *self.dry_run.operations(),
             *self.deliveries.operations(),
@@ -171,6 +174,7 @@ def _build_api(parts: Parts, cache: ConnectionCache, *, is_closing: Callable[[],
             hosts=settings.fetch_hosts,
         ),
         registrations=Registrations(database=database, pushes=parts.pushes),
+        secrets=WebhookSecrets(database=database, cache=cache),
         health=HealthOverview(database=database),
         dry_run=DryRun(
             database=database,

@@ -7,7 +7,7 @@ from itertools import chain, count, islice
 from typing import Any, Literal
 
 import sqlalchemy
-from sqlalchemy import Row, Select, and_, bindparam, delete, insert, or_, select, update
+from sqlalchemy import Row, Select, and_, bindparam, delete, func, insert, or_, select, update
 
 from gateway.crypto.keyring import Keyring
 from gateway.errors import Conflict, Invalid, NotFound, SettingError
@@ -381,6 +381,13 @@ def add_secret(
         .limit(LIVE_SECRETS)
     )
     conn.execute(delete(secrets).where(secrets.c.connection == connection_id, secrets.c.id.not_in(live)))
+
+
+def revoke_old_secrets(conn: sqlalchemy.Connection, connection_id: str) -> None:
+    """Delete all secrets but the newest: requests that are signed with an older one are refused."""
+    mine = secrets.c.connection == connection_id
+    newest = select(func.max(secrets.c.id)).where(mine).scalar_subquery()
+    conn.execute(delete(secrets).where(mine, secrets.c.id < newest))
 
 
 def host_of(url: str) -> str:

@@ -27,6 +27,11 @@ def is_due(conn: sqlalchemy.Connection, *, now: datetime) -> bool:
     return _TASKS.is_due(conn, now=now)
 
 
+def request(conn: sqlalchemy.Connection, identity_id: str, *, now: datetime) -> None:
+    """Make the check of an identity due."""
+    conn.execute(update(identities).where(identities.c.id == identity_id).values(due_at=now))
+
+
 def claim(conn: sqlalchemy.Connection, *, now: datetime, until: datetime) -> DueCheck | None:
     """Claim a check that is due; None if none is."""
     row = _TASKS.claim(conn, now=now, until=until)

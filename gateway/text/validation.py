@@ -44,15 +44,15 @@ def _fields(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
     for part in path:
         # In models for input, keys equal field names, and a list contains a single model.
         if isinstance(part, str):
-            inner = _model(model.model_fields[part].annotation) if part in model.model_fields else None
+            inner = model_in(model.model_fields[part].annotation) if part in model.model_fields else None
             if inner is None:
                 return []
             model = inner
     return list(model.model_fields)
 
 
-def _model(annotation: object) -> type[BaseModel] | None:
+def model_in(annotation: object) -> type[BaseModel] | None:
     """Return the model that a field's type is, or contains; None if it has none."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next(filter(None, map(_model, get_args(annotation))), None)
+    return next(filter(None, map(model_in, get_args(annotation))), None)

@@ -116,6 +116,10 @@ def test_each_request_that_would_differ_is_shown(service: Service, project: Proj
     result = played(service, tmp_path, text)
     [update] = result["updates"]
     assert (update["delivery"], update["name"], update["unplayed"]) == (delivery["id"], "main", None)
+    verdicts = [(one["trigger"], one["matched"], one["failure"]) for one in update["verdicts"]]
+    assert verdicts[:3] == [("train", True, None), ("paths", True, None), ("author", False, None)]
+    assert verdicts[3][:2] == ("none", True)
+    assert "has no step none" in verdicts[3][2]
     assert changes(result) == [
         (
             "changed",

@@ -157,3 +157,17 @@ def test_a_rotation_shows_the_secret_and_the_use_of_the_previous_one(web: Servic
     shown = run("rotate-secret", "rotated", service=web).stdout
     assert "The previous secret, last used 20" in shown
     assert "Warning" not in shown
+
+
+def test_a_revoked_secret_is_refused(web: Service) -> None:
+    """At once; the newest stays, and a second revocation finds nothing."""
+    made = web.connect(URL, name="revoked")
+    new = answer(web, "rotate-secret", "revoked")
+    push = push_payload(
+        url=URL, full_name="acme/digits", ref="refs/heads/main", before="a" * 40, after="b" * 40
+    )
+    assert web.deliver(made, push)[0] == 202
+    assert "The previous secret, last used 20" in run("revoke-secret", "revoked", service=web).stdout
+    assert web.deliver(made, push)[0] == 401
+    assert web.deliver({**made, "secret": new["secret"]}, push)[0] == 202
+    assert "There is no previous secret" in run("revoke-secret", "revoked", service=web).stdout

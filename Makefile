@@ -64,7 +64,7 @@ endif
 bench: $(VENV)/.dev ## measure costs relative to a reference operation (bench NAME: one); results are in build/bench.json
 	@$(BIN)/python -m bench $(BENCHES)
 
-documents: $(VENV)/.dev ## write the OpenAPI, AsyncAPI and JSON Schema documents in docs/
+documents: $(VENV)/.dev ## write what is made from the code in docs/: references, OpenAPI, AsyncAPI, JSON Schemas
 	@$(BIN)/python -m testing.documents
 
 format: $(VENV)/.dev ## fix and format the code with ruff

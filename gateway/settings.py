@@ -12,6 +12,7 @@ import yaml
 from pydantic import (
     BeforeValidator,
     Field,
+    JsonValue,
     SecretStr,
     ValidationError,
     field_validator,
@@ -83,62 +84,150 @@ def _names(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+# The role that alone uses a setting; the others belong to both. docs/settings.md shows it.
+_WEB: dict[str, JsonValue] = {"role": "web"}
+_WORKER: dict[str, JsonValue] = {"role": "worker"}
+
+
 class Settings(BaseSettings):
-    """Every setting of the service. Sizes are bytes, times are seconds."""
+    """Every setting of the service. Sizes are bytes, times are seconds.
+
+    The text below each field is its text in docs/settings.md, in Markdown.
+    """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", case_sensitive=False)
 
     host: str = Field(default="127.0.0.1", min_length=1)
+    """The address to listen on."""
     port: int = Field(default=8080, ge=0, le=65535)
-    data_dir: Path = Field(default_factory=data_home)
-    database_url: SecretStr | None = None
-    amqp_url: SecretStr | None = None
-    amqp_exchange: str = Field(default="pushgate", min_length=1, max_length=200)
-    amqp_queue: str = Field(default="pushgate.executions", min_length=1, max_length=200)
-    amqp_lanes: Annotated[tuple[Lane, ...], NoDecode, BeforeValidator(_names)] = ()
-    amqp_ordered: int = Field(default=0, ge=0, le=256)
-    relay_lanes: int = Field(default=1, ge=1, le=16)
-    amqp_declare: bool = True
-    amqp_content_mode: Literal["binary", "structured"] = "binary"
-    amqp_events: Annotated[tuple[EventName, ...], NoDecode, BeforeValidator(_names)] = ()
-    max_request_bytes: int = Field(default=MAX_REQUEST_BYTES, ge=64 * 1024, le=512 * MIB)
-    amqp_ca_file: Path | None = None
-    amqp_cert_file: Path | None = None
-    amqp_key_file: Path | None = None
+    """The port to listen on; 0 for any free port."""
     public_url: str | None = None
+    """The prefix of webhook URLs, and the address of the dashboard for browsers. If unset: `http://HOST:PORT`."""
+    data_dir: Path = Field(default_factory=data_home)
+    """The folder of the database, the mirrors, and the secret key if you set none. If unset:
+    `~/.local/share/pushgate`.
+    """
+    database_url: SecretStr | None = None
+    """`postgresql://user:password@host/name`; requires `SECRET_KEY`. It may name several hosts: see [A
+    standby of PostgreSQL](operate.md#a-standby-of-postgresql). If unset: SQLite in the data folder.
+    """
     secret_key: SecretStr | None = None
+    """32 characters or more; encrypts secrets at rest. If unset: a file in the data folder."""
     secret_key_previous: SecretStr | None = None
+    """The previous key, during a [key change](operate.md#changing-the-secret-key)."""
     admin_token: SecretStr | None = None
-    body_limit: int = Field(default=25 * MIB, ge=1024)
-    http_connections: int = Field(default=1000, ge=10, le=100_000)
-    http_keep_alive: int = Field(default=75, ge=1, le=3600)
-    fetch_allow_http: bool = False
-    fetch_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = ()
-    fetch_timeout: float = Field(default=600, gt=0)
-    git_max_memory_bytes: int = Field(default_factory=git_memory, ge=256 * MIB)
-    git_max_cpu_seconds: int = Field(default=1800, ge=1)
-    git_max_file_bytes: int = Field(default=20 * 1024 * MIB, ge=MIB)
-    fetches_per_project: int = Field(default=8, ge=0)
-    fetches_per_host: int = Field(default=16, ge=0)
-    signers_file: Path | None = None
-    mirror_budget: int = Field(default=50 * 1024 * MIB, ge=MIB)
-    reconcile_every: float = Field(default=300, ge=10, le=86_400)
-    reconcile_grace: float = Field(default=10, ge=0, le=600)
-    reconcile_concurrency: int = Field(default=4, ge=1, le=64)
-    trusted_proxies: int = Field(default=0, ge=0, le=10)
-    packages_url: str | None = None
-    package_warn_bytes: int = Field(default=100_000_000, ge=1)
-    package_max_bytes: int = Field(default=1_000_000_000, ge=1)
-    package_max_unpacked_bytes: int = Field(default=10_000_000_000, ge=1)
-    package_keep_days: int = Field(default=90, ge=1, le=3650)
-    package_url_days: int = Field(default=7, ge=1, le=365)
-    keep_days: int = Field(default=180, ge=0, le=36_500)
-    lost_after_hours: float = Field(default=24, ge=0, le=MAX_LOST_AFTER_HOURS)
+    """32 characters or more; the Bearer token of the REST API, and the password of the dashboard. If unset:
+    derived from the secret key; `pushgate keys token` prints it.
+    """
     role: Literal["all", "web", "worker"] = "all"
+    """`web`: the webhook endpoint, the API and the dashboard; `worker`: fetches, plans, publishes, and
+    answers only health checks; `all`: both.
+    """
     workers: int = Field(default=1, ge=1, le=64)
+    """Processes of the role that share the port and the data folder; more than one requires PostgreSQL."""
     hang_timeout: float = Field(default=60, ge=2, le=3600)
-    concurrency: int = Field(default=4, ge=1, le=64)
+    """Seconds after which the supervisor of several processes kills one whose event loop stands still."""
     log_format: Literal["auto", "json", "console"] = "auto"
+    """`auto`: `console` on a terminal, otherwise `json`."""
+    amqp_url: SecretStr | None = None
+    """The broker, or several of its nodes separated by commas. If unset, requests stay in the store."""
+    amqp_exchange: str = Field(default="pushgate", min_length=1, max_length=200)
+    """The exchange that Pushgate declares and publishes to."""
+    amqp_queue: str = Field(default="pushgate.executions", min_length=1, max_length=200)
+    """The queue of execution requests that Pushgate declares."""
+    amqp_declare: bool = True
+    """False: you own the exchange and queues, also `pushgate.results` for [reports](message.md#reporting),
+    and Pushgate only checks that they exist.
+    """
+    amqp_lanes: Annotated[tuple[Lane, ...], NoDecode, BeforeValidator(_names)] = ()
+    """Priority lanes; each has a queue of its own, `pushgate.executions.LANE`."""
+    amqp_ordered: int = Field(default=0, ge=0, le=256)
+    """Partitions for [requests that must be processed in order](operate.md#requests-in-order); 0: one queue,
+    any number of concurrent consumers.
+    """
+    amqp_content_mode: Literal["binary", "structured"] = "binary"
+    """How CloudEvents are written: see [message.md](message.md#structured-mode)."""
+    amqp_events: Annotated[tuple[EventName, ...], NoDecode, BeforeValidator(_names)] = ()
+    """Events to publish beside execution requests."""
+    amqp_ca_file: Path | None = None
+    """For `amqps`: the certificate authorities to trust. If unset: the system's."""
+    amqp_cert_file: Path | None = None
+    """For `amqps`: the client certificate."""
+    amqp_key_file: Path | None = None
+    """For `amqps`: its private key."""
+    relay_lanes: int = Field(default=1, ge=1, le=16, json_schema_extra=_WORKER)
+    """Lanes in which requests are published, each by one worker process at a time: 1, 2, 4, 8 or 16; see
+    [Several machines](operate.md#several-machines).
+    """
+    max_request_bytes: int = Field(default=MAX_REQUEST_BYTES, ge=64 * 1024, le=512 * MIB)
+    """The maximum size of the body of an execution request, in bytes, without its package. A trigger whose
+    request would be larger fails, and the delivery shows both numbers. RabbitMQ 4 accepts at most 16 MiB
+    by default (`max_message_size`).
+    """
+    body_limit: int = Field(default=25 * MIB, ge=1024, json_schema_extra=_WEB)
+    """The maximum size of a webhook's body, in bytes."""
+    trusted_proxies: int = Field(default=0, ge=0, le=10, json_schema_extra=_WEB)
+    """How many of your proxies append to `X-Forwarded-For` before a webhook reaches Pushgate."""
+    http_connections: int = Field(default=1000, ge=10, le=100_000)
+    """Client connections of one process; beyond it, the connection that has been silent longest is closed."""
+    http_keep_alive: int = Field(default=75, ge=1, le=3600)
+    """Seconds that a connection may stay idle between two requests; set it above your load balancer's idle
+    time-out.
+    """
+    fetch_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = ()
+    """Hosts from which Pushgate may fetch. If empty: any host."""
+    fetch_allow_http: bool = False
+    """Allow http clone URLs, for tests on loopback."""
+    fetch_timeout: float = Field(default=600, gt=0)
+    """Seconds that one git command may take."""
+    fetches_per_project: int = Field(default=8, ge=0, json_schema_extra=_WORKER)
+    """Connections of one project in progress at the same time, over all processes; 0: no limit."""
+    fetches_per_host: int = Field(default=16, ge=0, json_schema_extra=_WORKER)
+    """The same for connections to one git host, including looks at its remotes."""
+    concurrency: int = Field(default=4, ge=1, le=64, json_schema_extra=_WORKER)
+    """Connections that one process works on at once. Two extra places are reserved for git hosts on which
+    the process has no other work: one for any such host, and one for a host that answered its last fetch.
+    """
+    mirror_budget: int = Field(default=50 * 1024 * MIB, ge=MIB, json_schema_extra=_WORKER)
+    """Bytes for all mirrors; the least recently used ones are deleted first."""
+    git_max_memory_bytes: int = Field(default_factory=git_memory, ge=256 * MIB)
+    """The address space of each git process; a push that needs more ends as `failed`. If unset: 4294967296,
+    or two thirds of the memory of the machine or container if that is less, but at least 1 GiB.
+    """
+    git_max_cpu_seconds: int = Field(default=1800, ge=1)
+    """Seconds of CPU time of each git process, all of its threads together."""
+    git_max_file_bytes: int = Field(default=20 * 1024 * MIB, ge=MIB)
+    """The size of a file that git writes, in bytes: the largest pack that can be fetched."""
+    signers_file: Path | None = None
+    """Allowed signers, in `ssh-keygen`'s format: their ssh signatures on commits are `valid`."""
+    reconcile_every: float = Field(default=300, ge=10, le=86_400, json_schema_extra=_WORKER)
+    """Seconds between two readings of a remote's refs. While webhooks report every change, the interval
+    grows to up to 12 times this value, but never beyond a day.
+    """
+    reconcile_grace: float = Field(default=10, ge=0, le=600, json_schema_extra=_WORKER)
+    """Seconds before a second look confirms what the first one found; 0: no second look."""
+    reconcile_concurrency: int = Field(default=4, ge=1, le=64, json_schema_extra=_WORKER)
+    """Remotes that a process looks at concurrently; each counts towards `FETCHES_PER_HOST`."""
+    packages_url: str | None = None
+    """Where packages are stored: `file:///…`, `s3://…`, `gs://…`, `az://…`; see
+    [packages.md](packages.md#where-packages-are-stored). If unset: a folder in the data folder.
+    """
+    package_warn_bytes: int = Field(default=100_000_000, ge=1, json_schema_extra=_WORKER)
+    """A larger compressed package causes a warning."""
+    package_max_bytes: int = Field(default=1_000_000_000, ge=1, json_schema_extra=_WORKER)
+    """A larger compressed package is refused."""
+    package_max_unpacked_bytes: int = Field(default=10_000_000_000, ge=1, json_schema_extra=_WORKER)
+    """A package that is larger than this when unpacked is refused."""
+    package_keep_days: int = Field(default=90, ge=1, le=3650)
+    """Days after which a package expires if no execution was planned or republished with it."""
+    package_url_days: int = Field(default=7, ge=1, le=365)
+    """Days for which the package URL in a request is valid, from its publication; at most 7 with buckets."""
+    keep_days: int = Field(default=180, ge=0, le=36_500, json_schema_extra=_WORKER)
+    """Days for which deliveries and executions are kept; 0: forever."""
+    lost_after_hours: float = Field(default=24, ge=0, le=MAX_LOST_AFTER_HOURS, json_schema_extra=_WORKER)
+    """Hours without a report after which an execution counts as `lost`, unless its trigger has
+    `lost_after_hours`; 0: never. See [Runners that fall silent](operate.md#runners-that-fall-silent).
+    """
 
     @field_validator("data_dir")
     @classmethod

@@ -1,4 +1,6 @@
-"""Write the machine-readable documents in docs/, and the examples of messages: `python -m testing.documents`.
+"""Write what is made from the code: references, documents for machines, examples of messages.
+
+    python -m testing.documents
 
 Each one is made from the code, and a test compares it with the file. Read the difference as a consumer would
 before you commit it.
@@ -18,6 +20,7 @@ from gateway.messages.execution_status import status_schema
 from gateway.publish.asyncapi import document
 from gateway.publish.topology import Topology
 from testing.example import messages
+from testing.references import commands_page, settings_page
 from testing.service import Command
 
 ROOT = Path(__file__).parents[1]
@@ -27,17 +30,20 @@ GUIDE = FOLDER / "message.md"
 """The guide for authors of runners: an example follows each comment such as `<!-- example: step -->`."""
 PUBLIC_URL = "https://pushgate.example.com"
 """Where the gateway of the OpenAPI document in docs/ is."""
-
+REFERENCES = {"settings.md": settings_page, "commands.md": commands_page}
+"""The pages for people that are made from the code, by their names in docs/."""
 
 _GUIDE_WIDTH = 120
 
 
 def main() -> None:
-    """Write the examples of messages, the guide that shows them, and the documents for machines."""
+    """Write the references, the examples of messages with their guide, and the documents for machines."""
+    for page, make in REFERENCES.items():
+        _write_text(FOLDER / page, make())
     # First, because the schemas contain them.
     for name, examples in messages().items():
         _write(EXAMPLES / f"{name}.json", examples)
-    GUIDE.write_text(with_examples(GUIDE.read_text(encoding="utf-8")), encoding="utf-8")
+    _write_text(GUIDE, with_examples(GUIDE.read_text(encoding="utf-8")))
     with (
         tempfile.TemporaryDirectory() as folder,
         Command(Path(folder), PUBLIC_URL=PUBLIC_URL) as service,
@@ -85,8 +91,11 @@ def _compact(value: Any, *, indent: str = "", used: int = 0) -> str:
 
 
 def _write(path: Path, content: Any) -> None:
-    text = json.dumps(content, indent=2, ensure_ascii=False)
-    path.write_text(f"{text}\n", encoding="utf-8")
+    _write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
     sys.stdout.write(f"{path.relative_to(ROOT)}\n")
 
 

@@ -1,0 +1,26 @@
+"""The references in docs/ that are made from the code."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gateway.settings import Settings
+from testing.documents import FOLDER, REFERENCES
+
+GATEWAY = Path(__file__).parents[1] / "gateway"
+
+
+@pytest.mark.parametrize("page", REFERENCES)
+def test_the_reference_is_that_of_the_code(page: str) -> None:
+    """If this fails, run `make documents`, and read the difference."""
+    assert (FOLDER / page).read_text(encoding="utf-8") == REFERENCES[page]()
+
+
+@pytest.mark.parametrize(("role", "other"), [("web", "worker"), ("worker", "web")])
+def test_a_setting_of_one_role_is_read_by_no_other(role: str, other: str) -> None:
+    """Neither by the composition of the other role nor by the parts that both share."""
+    texts = [(GATEWAY / "roles" / f"{name}.py").read_text(encoding="utf-8") for name in (other, "parts")]
+    read = set(re.findall(r"settings\.(\w+)", "\n".join(texts)))
+    fields = Settings.model_json_schema()["properties"]
+    assert {name for name, field in fields.items() if field.get("role") == role} & read == set()

@@ -68,7 +68,7 @@ class Keyring:
         return _derive(self._key, "status URLs")
 
     def session_key(self) -> bytes:
-        """Return the key that signs dashboard sessions."""
+        """Return the key that signs dashboard sessions and flash messages."""
         return _derive(self._key, "dashboard sessions")
 
     def _wrap(self, data_key: bytes, context: str) -> bytes:

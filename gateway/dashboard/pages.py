@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
-from urllib.parse import parse_qs
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -31,19 +30,16 @@ from gateway.api.sources import Sources
 from gateway.api.views import ExplainedView
 from gateway.dashboard.app_pages import AppPages
 from gateway.dashboard.contents import Explanation, newest, overview, refused
+from gateway.dashboard.forms import read_form
 from gateway.dashboard.rendering import STATIC, Renderer
 from gateway.dashboard.sessions import Sessions
-from gateway.errors import Invalid, NotFound, PushgateError
-from gateway.intake.body import BodyReader
+from gateway.errors import NotFound, PushgateError
 from gateway.provider_apis.apis import APIS
 from gateway.threads import API
 from gateway.worker.connection_health import warn_before
 
 Page = Callable[[Request], Awaitable[Response]]
 
-_MAX_FIELDS = 10
-# The sign-in form is decoded before the token is checked, so anybody can send it: keep it small.
-_forms = BodyReader(limit=32 * 1024)
 _NO_PAGE = "No page exists at this URL."
 
 
@@ -235,7 +231,7 @@ class Pages:
 
     async def sign_in(self, request: Request) -> Response:
         """`POST /sign-in`: begin a session, and redirect to the page that was requested."""
-        form = await _form(request)
+        form = await read_form(request)
         target = _inside(form.get("next", ""))
         try:
             self.token.check(request, form.get("token", "").strip())
@@ -300,17 +296,28 @@ class Pages:
         """Return the page, which refuses forms of other sites (CSRF) and shows errors as pages."""
 
         async def answered(request: Request) -> Response:
-            if request.method == "POST" and not self.sessions.comes_from_here(request):
-                return self._failed(403, "refused", "another site sent this form: nothing was changed")
-            try:
-                refuse_nul(request)
-                return await page(request)
-            except PushgateError as error:
-                answer = self._failed(*status_of(error), str(error))
-                answer.headers.update(retry_after(error))
-                return answer
+            # The script that refreshes a page must not take the message from the page that is to show it.
+            if not _is_for_browsers(request):
+                return await self._answered(request, page)
+            flashes = self.renderer.flashes
+            with flashes.shown(request, now=datetime.now(UTC)):
+                answer = await self._answered(request, page)
+            if HTTPStatus(answer.status_code) is not HTTPStatus.SEE_OTHER:
+                flashes.forget(request, answer)
+            return answer
 
         return answered
+
+    async def _answered(self, request: Request, page: Page) -> Response:
+        if request.method == "POST" and not self.sessions.comes_from_here(request):
+            return self._failed(403, "refused", "another site sent this form: nothing was changed")
+        try:
+            refuse_nul(request)
+            return await page(request)
+        except PushgateError as error:
+            answer = self._failed(*status_of(error), str(error))
+            answer.headers.update(retry_after(error))
+            return answer
 
     def _sign_in_page(self, request: Request, target: str, *, is_refused: bool) -> Response:
         elsewhere = None if self.sessions.would_keep_cookie(request) else self.renderer.base_url
@@ -336,16 +343,6 @@ async def _known(
         return await endpoint(request)
     except NotFound:
         return None
-
-
-async def _form(request: Request) -> dict[str, str]:
-    """Return the fields of a form; of several with one name, the first. Raises `Invalid`."""
-    body = await _forms.read(request.scope, request.receive)
-    try:
-        fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=_MAX_FIELDS)
-    except ValueError:
-        raise Invalid("the form has too many fields") from None
-    return {name: values[0] for name, values in fields.items()}
 
 
 def _inside(path: str) -> str:

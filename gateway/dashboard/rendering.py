@@ -1,6 +1,7 @@
 """Rendering of the dashboard's pages: templates, links, and the headers that restrict what a page may do.
 
-Pages are rendered here and work without scripts. The only script refreshes the page. There are no foreign
+Pages are rendered here and work without scripts. The only script refreshes the page and its relative times,
+and adds copy buttons. There are no foreign
 scripts, no inline styles and no resources of other hosts, so the Content-Security-Policy forbids them.
 """
 
@@ -15,9 +16,22 @@ from urllib.parse import urlencode, urlsplit
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from gateway.dashboard.flashes import Flash, Flashes, Kind
+from gateway.text.relative import relative
 from gateway.text.sentences import WAITS
 
 STATIC = Path(__file__).with_name("static")
+
+SECTIONS = (
+    ("overview", "Overview", "/"),
+    ("deliveries", "Deliveries", "/deliveries"),
+    ("executions", "Executions", "/executions"),
+    ("connections", "Connections", "/connections"),
+    ("sources", "Sources", "/sources"),
+    ("identities", "Identities", "/identities"),
+    ("notifications", "Notifications", "/notifications"),
+)
+"""The navigation: the name that a template sets as its `section`, the text, and the path."""
 
 _FORMS = "form-action 'self'"
 _HEADERS = {
@@ -35,9 +49,10 @@ _HEADERS = {
 class Renderer:
     """Renders the pages of a gateway that browsers reach at `base_url`."""
 
-    def __init__(self, base_url: str) -> None:
-        """Set up the templates; each is loaded when it is first used."""
+    def __init__(self, base_url: str, key: bytes) -> None:
+        """Set up the templates; each is loaded when it is first used. The key signs flash messages."""
         self.base_url = base_url
+        self.flashes = Flashes(key, base_url=base_url)
         self._root = urlsplit(base_url).path
         self._templates = Environment(
             loader=PackageLoader("gateway.dashboard"),
@@ -48,11 +63,21 @@ class Renderer:
         )
         self._templates.filters["duration"] = _duration
         self._templates.filters["json"] = partial(json.dumps, indent=2, ensure_ascii=False)
-        self._templates.globals |= {"href": self._href, "asset": _asset, "waits": WAITS, "section": None}
+        self._templates.filters["relative"] = relative
+        self._templates.filters["exact"] = _exact
+        self._templates.globals |= {
+            "href": self._href,
+            "asset": _asset,
+            "waits": WAITS,
+            "section": None,
+            "sections": SECTIONS,
+        }
 
     def page(self, template: str, status: int = 200, **facts: Any) -> Response:
         """Return the page that a template renders from these facts."""
-        text = self._templates.get_template(template).render(now=datetime.now(UTC), **facts)
+        text = self._templates.get_template(template).render(
+            now=datetime.now(UTC), flash=self.flashes.current, **facts
+        )
         return HTMLResponse(text, status, _HEADERS)
 
     def page_with_form(self, template: str, server: str, **facts: Any) -> Response:
@@ -64,9 +89,12 @@ class Renderer:
         answer.headers["referrer-policy"] = "strict-origin"
         return answer
 
-    def redirect(self, path: str) -> Response:
-        """Redirect the browser to another page, which it requests with GET."""
-        return RedirectResponse(self._href(path), 303, _HEADERS)
+    def redirect(self, path: str, *, flash: str | None = None, kind: Kind = "good") -> Response:
+        """Redirect the browser to another page, which it requests with GET, and which shows the `flash`."""
+        answer = RedirectResponse(self._href(path), 303, _HEADERS)
+        if flash is not None:
+            self.flashes.keep(answer, Flash(flash, kind), now=datetime.now(UTC))
+        return answer
 
     def _href(self, path: str, /, **query: str | None) -> str:
         """Return the link to a page, below the path of the public URL."""
@@ -79,6 +107,11 @@ def _asset(name: str) -> str:
     """Return the path of a file under static/; it changes with the file's content."""
     digest = hashlib.sha256((STATIC / name).read_bytes()).hexdigest()
     return f"/static/{name}?v={digest[:12]}"
+
+
+def _exact(instant: datetime) -> str:
+    """Return an instant in UTC, to the second."""
+    return f"{instant.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _duration(span: timedelta) -> str:

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.crypto.signed_tokens import SignedToken, SignedTokens
+from gateway.dashboard.cookies import Cookie
 
 VALID = timedelta(hours=12)
 # Browsers treat these hosts as secure, like HTTPS: https://w3c.github.io/webappsec-secure-contexts/#localhost
@@ -23,24 +24,21 @@ class Sessions:
         # A hash of the token, so that a new token ends all sessions.
         self._subject = f"session {hashlib.sha256(token.encode()).hexdigest()}"
         self._host = urlsplit(base_url).netloc
-        # Browsers accept a __Host- cookie only over HTTPS, from the host itself, and for all its paths.
-        self._is_secure = base_url.startswith("https://")
-        # All ports of a host share their cookies: the name distinguishes gateways on one host.
-        name = f"pushgate-{hashlib.sha256(base_url.encode()).hexdigest()[:8]}"
-        self._cookie = f"__Host-{name}" if self._is_secure else name
+        self._cookie = Cookie(base_url)
 
     def begin(self, answer: Response, *, now: datetime) -> None:
         """Set the session cookie on this answer."""
         token = self._signed_tokens.issue(self._subject, now=now)
-        self._set(answer, f"{token.expires}.{token.signature}", seconds=int(VALID.total_seconds()))
+        value = f"{token.expires}.{token.signature}"
+        self._cookie.set(answer, value, seconds=int(VALID.total_seconds()))
 
     def end(self, answer: Response) -> None:
         """Delete the session cookie on this answer."""
-        self._set(answer, "", seconds=0)
+        self._cookie.delete(answer)
 
     def holds(self, request: Request, *, now: datetime) -> bool:
         """Return whether a request carries a valid session cookie."""
-        expires, _, signature = request.cookies.get(self._cookie, "").partition(".")
+        expires, _, signature = self._cookie.value(request).partition(".")
         return self._signed_tokens.is_valid(self._subject, SignedToken(expires, signature), now=now)
 
     def comes_from_here(self, request: Request) -> bool:
@@ -60,16 +58,4 @@ class Sessions:
         Where the public URL is HTTPS, browsers silently drop the cookie at another address over HTTP.
         """
         host = request.headers.get("host", "")
-        return not self._is_secure or host == self._host or host.partition(":")[0] in _THIS_MACHINE
-
-    def _set(self, answer: Response, value: str, *, seconds: int) -> None:
-        answer.set_cookie(
-            self._cookie,
-            value,
-            max_age=seconds,
-            path="/",
-            secure=self._is_secure,
-            httponly=True,
-            # Not strict: a link from a chat to a delivery opens with the session.
-            samesite="lax",
-        )
+        return not self._cookie.is_secure or host == self._host or host.partition(":")[0] in _THIS_MACHINE

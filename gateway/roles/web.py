@@ -200,7 +200,7 @@ def _build_api(parts: Parts, cache: ConnectionCache, *, is_closing: Callable[[],
 
 def _build_pages(parts: Parts, api: _Api, token: AdminToken) -> Pages:
     base_url = parts.settings.base_url
-    renderer = Renderer(base_url)
+    renderer = Renderer(base_url, parts.keyring.session_key())
     return Pages(
         connections=api.connections,
         identities=api.identities,

@@ -43,7 +43,7 @@ class Browser:
                 allow_http=False,
                 hosts=(),
             ),
-            renderer=Renderer(BASE_URL),
+            renderer=Renderer(BASE_URL, KEYRING.session_key()),
         )
         for name in ("acme", "other"):
             source = Source(

@@ -49,14 +49,16 @@ EVERY_KIND = """\
 
 
 class _Links(HTMLParser):
-    """The links of a page."""
+    """The links of a page to other pages and files."""
 
     def __init__(self) -> None:
         super().__init__()
         self.found: set[str] = set()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002
-        self.found |= {value for name, value in attrs if name in {"href", "src"} and value}
+        self.found |= {
+            value for name, value in attrs if name in {"href", "src"} and value and not value.startswith("#")
+        }
 
 
 def test_every_link_leads_somewhere_and_no_page_has_a_secret(service: Service, project: Project) -> None:
@@ -343,10 +345,10 @@ def test_an_identity_that_ends_soon_is_marked(service: Service) -> None:
     more = {"provider": "gitlab", "project": "digits", "identity": "acme-bot"}
     service.api.send("POST", "/connections", {**more, "url": "https://git.example/a/b.git"}, wait=0)
     _, text, _ = got(f"{service.url}/identities", signed_in(service))
-    row = " ".join(text.partition("<td>acme-bot</td>")[2].partition("</tr>")[0].split())
-    assert "<td>git.example</td>" in row
+    row = " ".join(text.partition('<td data-label="Name">acme-bot</td>')[2].partition("</tr>")[0].split())
+    assert '<td data-label="Host">git.example</td>' in row
     assert '<span class="state warning">soon</span>' in row
-    assert "<td>1 connection</td>" in row
+    assert '<td data-label="Used by">1 connection</td>' in row
     _, text, _ = got(f"{service.url}/connections", signed_in(service))
     # The host is looked up meanwhile, and does not exist.
     assert any(f'<span class="state {state}">{state}</span>' in text for state in ("warning", "failing"))
@@ -366,7 +368,7 @@ def test_a_notification_channel_is_tested_from_its_page(service: Service) -> Non
 
     def row() -> str | None:
         _, text, _ = got(f"{service.url}/notifications", signed_in(service))
-        found = " ".join(text.partition("<td>ops</td>")[2].partition("</tr>")[0].split())
+        found = " ".join(text.partition('<td data-label="Name">ops</td>')[2].partition("</tr>")[0].split())
         return found if "cannot reach 127.0.0.1" in found else None
 
     assert '<span class="state failing">failing</span>' in wait_for(row, "the page shows the problem")

@@ -1,14 +1,58 @@
-// Refreshes the page and shows times in the reader's time zone. All pages work without this script.
+// Refreshes the page and its relative times, and adds copy buttons. All pages work without this script.
 "use strict";
 
 const EVERY_SECONDS = 3;
 const TIMEOUT_SECONDS = 10;
+const MINUTE = 60, HOUR = 3600, DAY = 86400;
+const COPIED_SECONDS = 2;
 
-function localizeTimes(root) {
+// The clock of this machine may be wrong: times are relative to the gateway's clock.
+const AHEAD = Date.now() - Date.parse(document.body.dataset.now);
+
+// The rules of gateway/text/relative.py. Times are in milliseconds since 1970.
+function relative(instant, now) {
+  const seconds = (now - instant) / 1000;
+  if (seconds >= -5 && seconds < MINUTE) return "just now";
+  if (seconds > -MINUTE && seconds < 0) return "in a moment";
+  const distance = Math.abs(seconds);
+  if (distance >= 31 * DAY) return new Date(instant).toISOString().slice(0, 10);
+  const [size, unit] = [[DAY, "d"], [HOUR, "h"], [MINUTE, "min"]].find(([size]) => distance >= size);
+  const count = `${Math.floor(distance / size)} ${unit}`;
+  return seconds > 0 ? `${count} ago` : `in ${count}`;
+}
+
+function refreshTimes(root) {
   for (const time of root.querySelectorAll("time")) {
-    time.title = time.dateTime;
-    time.textContent = new Date(time.dateTime).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
+    const text = relative(Date.parse(time.dateTime), Date.now() - AHEAD);
+    if (time.textContent !== text) time.textContent = text;
   }
+}
+
+async function copyText(button, text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    button.textContent = "Copied";
+  } catch {
+    button.textContent = "Not copied";
+  }
+  setTimeout(() => { button.textContent = "Copy"; }, COPIED_SECONDS * 1000);
+}
+
+// Browsers offer the clipboard only over HTTPS and on this machine.
+function addCopyButtons(root) {
+  if (!navigator.clipboard) return;
+  for (const element of root.querySelectorAll(".code, .copyable")) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "copy";
+    button.textContent = "Copy";
+    element.append(button);
+  }
+}
+
+function enhance(root) {
+  refreshTimes(root);
+  addCopyButtons(root);
 }
 
 // A refresh would disturb a reader who has selected text, or focused a button.
@@ -67,7 +111,8 @@ async function refresh(shown) {
   if (answer.status === 401) return announce("This page may be outdated: you are signed out. Reload the page to sign in.");
   const fresh = new DOMParser().parseFromString(text, "text/html").querySelector("main");
   if (!answer.ok || !fresh) return announce(`This page may be outdated: the gateway answered ${answer.status}. Retrying …`);
-  localizeTimes(fresh);
+  enhance(fresh);
+  refreshTimes(shown);
   for (const [old, details] of pairsOf(shown, fresh)) details.open = old.open;
   if (fresh.innerHTML !== shown.innerHTML) {
     if (isInUse(shown)) return announce("Newer content is available: it appears when nothing here is selected or focused.");
@@ -83,5 +128,9 @@ async function poll() {
   setTimeout(poll, EVERY_SECONDS * 1000);
 }
 
-localizeTimes(document);
+document.addEventListener("click", ({ target }) => {
+  if (target.matches("button.copy")) copyText(target, target.parentElement.querySelector("pre, code").textContent);
+});
+enhance(document);
+setInterval(() => refreshTimes(document), EVERY_SECONDS * 1000);
 setTimeout(poll, EVERY_SECONDS * 1000);

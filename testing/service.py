@@ -342,7 +342,8 @@ def _command_environment(service: Service | None, variables: Mapping[str, str] |
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PUSHGATE_")}
     if service is not None:
         environment |= {"PUSHGATE_URL": service.url, "PUSHGATE_ADMIN_TOKEN": ADMIN_TOKEN}
-    return {**environment, "COLUMNS": "200", **(variables or {})}
+    # The contexts of whoever runs the tests are in the home folder.
+    return {**environment, "COLUMNS": "200", "XDG_CONFIG_HOME": os.devnull, **(variables or {})}
 
 
 def wait_for(condition: Callable[[], T | None], what: str, seconds: float = WAIT_SECONDS) -> T:

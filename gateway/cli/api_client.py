@@ -1,6 +1,7 @@
 """The client of the REST API: HTTP requests, answers as plain JSON, errors as sentences."""
 
 import json
+import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +24,15 @@ _AWAY = (502, 503, 504)
 
 
 class ApiError(PushgateError):
-    """The gateway could not be reached, or refused the request."""
+    """The gateway could not be reached, or refused the request.
+
+    `gateway` names the gateway and what has chosen it; None if the message does.
+    """
+
+    def __init__(self, message: str, gateway: str | None = None) -> None:
+        """Take a sentence, and what names the gateway."""
+        super().__init__(message)
+        self.gateway = gateway
 
 
 class Unreachable(ApiError):
@@ -37,10 +46,13 @@ _opener = build_opener(NoRedirects(), ProxyHandler({}))
 class Client:
     """A client of one gateway."""
 
-    def __init__(self, url: str, token: str) -> None:
-        """Take the base URL of the gateway, such as http://127.0.0.1:8080."""
+    def __init__(self, url: str, token: str, *, origin: str | None = None) -> None:
+        """Take the base URL of the gateway, such as http://127.0.0.1:8080, and what has chosen it."""
+        self._from = f" (from {origin})" if origin is not None else ""
         if not url.startswith(("http://", "https://")):
-            raise ApiError(f"{url} is not the URL of a gateway: it must begin with http:// or https://")
+            raise ApiError(
+                f"{url}{self._from} is not the URL of a gateway: it must begin with http:// or https://"
+            )
         self._url = url.rstrip("/")
         self._headers = {
             "authorization": f"Bearer {token}",
@@ -134,7 +146,7 @@ class Client:
         try:
             return json.loads(text) if text else None
         except ValueError:
-            raise ApiError(f"the server at {self._url} is not a gateway: check its URL") from None
+            raise ApiError(f"the server at {self._url}{self._from} is not a gateway: check its URL") from None
 
     @contextmanager
     def _open(
@@ -147,17 +159,17 @@ class Client:
             answer = _opener.open(request, timeout=timeout)
         except HTTPError as error:
             with error:
-                detail = _json(error.read()).get("detail")
+                sentence = _problem(_json(error.read())) or f"the gateway answered {error.code}"
             # A 502 to 504 comes from a proxy, or from a gateway whose database is unavailable.
             kind = Unreachable if error.code in _AWAY else ApiError
-            raise kind(detail or f"the gateway answered {error.code}") from error
+            raise kind(sentence, f"{self._url}{self._from}") from error
         except BROKEN_OFF as error:
             raise self._broken_off(error) from error
         except ValueError:
             # Without its cause, which may contain the token.
             raise ApiError(
-                f"cannot send a request to {self._url}: the URL or the admin token contains characters that"
-                " HTTP does not allow"
+                f"cannot send a request to {self._url}{self._from}: the URL or the admin token contains"
+                " characters that HTTP does not allow"
             ) from None
         with answer:
             try:
@@ -166,14 +178,25 @@ class Client:
                 raise self._broken_off(error) from error
 
     def _broken_off(self, error: Exception) -> "Unreachable":
-        return Unreachable(
-            f"cannot reach the gateway at {self._url}: {reason(error)}. Is `pushgate serve` running?"
-        )
+        advice = "Is `pushgate serve` running?"
+        if isinstance(getattr(error, "reason", error), ssl.SSLCertVerificationError):
+            advice = "If its certificate comes from your own authority, set SSL_CERT_FILE."
+        return Unreachable(f"cannot reach the gateway at {self._url}{self._from}: {reason(error)}. {advice}")
 
 
 def _query(query: Mapping[str, str | int | None]) -> str:
     given = {name: value for name, value in query.items() if value is not None}
     return f"?{urlencode(given, errors='replace')}" if given else ""
+
+
+def _problem(answer: Mapping[str, Any]) -> str | None:
+    """Return the sentence of an error, and each further mistake in the request, on a line of its own."""
+    more = [
+        f"{one.get('pointer') or one.get('parameter')}: {one.get('detail')}"
+        for one in answer.get("errors", ())
+    ]
+    detail = answer.get("detail")
+    return "\n  ".join([str(detail), *more]) if len(more) > 1 else detail
 
 
 def part(identifier: str) -> str:

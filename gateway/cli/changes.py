@@ -23,7 +23,8 @@ from gateway.cli.connect import (
     parse_triggers,
     show_deploy_key,
 )
-from gateway.cli.options import AsJson, Data, client_of, connection_id, text_of
+from gateway.cli.gateways import client_command, client_of
+from gateway.cli.options import AsJson, connection_id, text_of
 from gateway.cli.output import change_line, err, escape, local_time, names_of, out, print_facts, print_json
 from gateway.errors import Invalid
 from gateway.text.escape import printable
@@ -54,7 +55,7 @@ _OF_THE_REMOTE = {"url", "credentials", "identity"}
 Named = Annotated[str, typer.Argument(metavar="CONNECTION", help="The connection's id or name.")]
 
 
-@app.command()
+@client_command(app)
 def edit(
     connection: Named,
     name: Annotated[str | None, typer.Option(help="A new, unique name.")] = None,
@@ -98,7 +99,6 @@ def edit(
     package_format: Annotated[
         str | None, typer.Option(help="The format of packages: tar.gz or tar.zst.")
     ] = None,
-    data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Change settings of a connection; what no option names stays as it is.
@@ -132,7 +132,7 @@ def edit(
     }
     if not body:
         raise Invalid("give at least one option: `pushgate edit --help` lists them")
-    client = client_of(data)
+    client = client_of()
     path = _path(client, connection)
     before = client.get(path)
     after = client.send("PATCH", path, body)
@@ -181,18 +181,17 @@ def _show_changes(before: Mapping[str, Any], after: Mapping[str, Any], body: Map
         out.print(f"Check that the repository can be read: `{check}`", soft_wrap=True)
 
 
-@app.command()
+@client_command(app)
 def rename(
     connection: Named,
     name: Annotated[str, typer.Argument(help="The new name, which must be unique.")],
-    data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Rename a connection. Its id, its webhook URL and its secret stay.
 
     Example: pushgate rename acme/digits digits-in-production
     """
-    client = client_of(data)
+    client = client_of()
     path = _path(client, connection)
     before = client.get(path)
     after = client.send("PATCH", path, {"name": name})
@@ -202,11 +201,10 @@ def rename(
         out.print(f"Renamed {escape(before['name'])} to [bold]{escape(after['name'])}[/bold].")
 
 
-@app.command()
+@client_command(app)
 def delete(
     connection: Named,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False,
-    data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Delete a connection, and the webhook that Pushgate has registered at the provider.
@@ -216,7 +214,7 @@ def delete(
 
     Examples: pushgate delete acme/digits; pushgate delete acme/digits --yes
     """
-    client = client_of(data)
+    client = client_of()
     path = _path(client, connection)
     shown = client.get(path)
     is_registered = _has_webhook(client, path)
@@ -270,11 +268,10 @@ def _consequences(shown: Any, *, is_registered: bool) -> str:
     )
 
 
-@app.command("rotate-secret")
+@client_command(app, "rotate-secret")
 def rotate_secret(
     connection: Named,
     secret_file: SecretFile = None,
-    data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Set a new webhook secret, and print it, and when the previous one was last used.
@@ -285,7 +282,7 @@ def rotate_secret(
     Examples: pushgate rotate-secret acme/digits; pushgate rotate-secret acme/digits --secret-file FILE
     """
     secret = (text_of(secret_file) or "").rstrip("\r\n") or None
-    client = client_of(data)
+    client = client_of()
     path = _path(client, connection)
     before = client.get(path)["secrets"]
     made = client.send("POST", f"{path}/rotate-secret", {"secret": secret})
@@ -302,15 +299,15 @@ def rotate_secret(
         out.print("Enter the new secret in the webhook's settings at the provider.")
 
 
-@app.command("revoke-secret")
-def revoke_secret(connection: Named, data: Data = None) -> None:
+@client_command(app, "revoke-secret")
+def revoke_secret(connection: Named) -> None:
     """Revoke the previous webhook secret, once the provider uses the new one.
 
     Deliveries that are signed with it are refused from then on. `rotate-secret` shows when it was last used.
 
     Examples: pushgate revoke-secret acme/digits
     """
-    client = client_of(data)
+    client = client_of()
     path = _path(client, connection)
     secrets = client.get(path)["secrets"]
     client.send("DELETE", f"{path}/previous-secret")

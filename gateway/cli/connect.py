@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from gateway.cli.api_client import ApiError, Client, part
-from gateway.cli.options import PROVIDER_NAMES, AsJson, Data, client_of, connection_id, text_of
+from gateway.cli.gateways import client_command, client_of
+from gateway.cli.options import PROVIDER_NAMES, AsJson, connection_id, text_of
 from gateway.cli.output import err, escape, out, print_facts, print_json
 from gateway.cli.webhooks import registered_webhook, show_steps, show_webhook
 
@@ -64,7 +65,7 @@ Force = Annotated[
 ]
 
 
-@app.command()
+@client_command(app)
 def connect(
     url: Annotated[str, typer.Argument(help="The repository's clone URL.")],
     provider: Provider,
@@ -87,7 +88,6 @@ def connect(
     network: Networks = None,
     wait: Wait = 15.0,
     force: Force = False,
-    data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Connect a repository, and print its webhook URL, its secret (shown only once) and the next steps.
@@ -119,7 +119,7 @@ def connect(
         **_given(optional),
         **({"credentials": credentials} if credentials else {}),
     }
-    client = client_of(data)
+    client = client_of()
     with err.status("reading the repository"):
         made = client.send("POST", "/connections", body, wait=f"{wait:.3f}")
     webhook = registered_webhook(client, f"/connections/{made['id']}") if register else None
@@ -133,15 +133,14 @@ def connect(
         show_steps(provider, "repository")
 
 
-@app.command()
+@client_command(app)
 def check(
     connection: Annotated[str, typer.Argument(help="The connection's id or name.")],
     wait: Wait = 15.0,
-    data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Check whether a worker can read a connection's repository, and reconcile it; exit with 1 if not."""
-    client = client_of(data)
+    client = client_of()
     path = f"/connections/{part(connection_id(client, connection))}/check"
     with err.status("reading the repository"):
         checked = client.send("POST", path, {}, wait=f"{wait:.3f}")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gateway.cli.api_client import ApiError, Client, part
-from gateway.cli.options import AsJson, Data, File, client_of, connection_id
+from gateway.cli.gateways import client_command, client_of
+from gateway.cli.options import AsJson, File, connection_id
 from gateway.cli.output import (
     DELIVERY_COLUMNS,
     change_line,
@@ -33,10 +34,10 @@ _POLL_SECONDS = 0.1
 _MAX_RECONCILIATION_SECONDS = 900.0
 
 
-@app.command()
-def connections(data: Data = None, as_json: AsJson = False) -> None:
+@client_command(app)
+def connections(as_json: AsJson = False) -> None:
     """List the connections."""
-    answer = {"items": list(client_of(data).items("/connections")), "next": None}
+    answer = {"items": list(client_of().items("/connections")), "next": None}
 
     def row(connection: Any) -> list[str]:
         triggers = names_of(connection["triggers"]) or "-"
@@ -48,14 +49,13 @@ def connections(data: Data = None, as_json: AsJson = False) -> None:
     print_list(answer, columns, row, empty=empty_list("connections"), as_json=as_json)
 
 
-@app.command("apply")
+@client_command(app, "apply")
 def apply_command(
     file: File,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
     prune: Annotated[
         bool, typer.Option("--prune", help="Delete connections and sources that the file does not name.")
     ] = False,
-    data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Create, change and (with --prune) delete connections and sources to match a file; print each change.
@@ -65,7 +65,7 @@ def apply_command(
     from gateway.cli import connections_file, sources_file  # noqa: PLC0415 - the others start without it
 
     wanted = connections_file.read_file(file.read())
-    client = client_of(data)
+    client = client_of()
     sources: list[Change[Any]] = []
     if wanted.sources is not None:
         sources = sources_file.compare(wanted.sources, list(client.items("/sources")), prune=prune)
@@ -93,15 +93,14 @@ def _show_created(made: Any, *, is_secret_known: bool) -> None:
     print_facts({"webhook URL": made["hook_url"], **secret})
 
 
-@app.command()
+@client_command(app)
 def fetch(
     connection: Annotated[str, typer.Argument(help="The connection's id or name.")],
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until a worker begins.")] = 60.0,
-    data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Reconcile a repository now: recover pushes whose webhook never arrived."""
-    client = client_of(data)
+    client = client_of()
     found_id = connection_id(client, connection)
     scheduled = client.send("POST", f"/connections/{part(found_id)}/fetch", {})["reconciliation"]
     with err.status("reading the refs of the remote"):
@@ -150,14 +149,13 @@ def reconciliation_result(client: Client, connection: str, requested_at: str, wa
         time.sleep(_POLL_SECONDS)
 
 
-@app.command("forget-repository")
+@client_command(app, "forget-repository")
 def forget_repository(
     connection: Annotated[str, typer.Argument(help="The connection's id or name.")],
-    data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Forget the provider's id of a repository that was deleted and re-created at the same URL."""
-    client = client_of(data)
+    client = client_of()
     found_id = connection_id(client, connection)
     view = client.send("POST", f"/connections/{part(found_id)}/forget-repository", {})
     if as_json:

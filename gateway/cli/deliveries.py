@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from gateway.cli.api_client import Client, part
-from gateway.cli.options import AsJson, Data, Limit, OfConnection, client_of
+from gateway.cli.gateways import client_command, client_of
+from gateway.cli.options import AsJson, Limit, OfConnection
 from gateway.cli.output import (
     DELIVERY_COLUMNS,
     REFUSAL_COLUMNS,
@@ -24,7 +25,7 @@ from gateway.cli.output import (
 app = typer.Typer()
 
 
-@app.command()
+@client_command(app)
 def deliveries(
     delivery: Annotated[str | None, typer.Argument(help="Show this delivery in full, by its id.")] = None,
     connection: OfConnection = None,
@@ -36,11 +37,10 @@ def deliveries(
         ),
     ] = None,
     limit: Limit = 20,
-    data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """List deliveries, newest first, or show one."""
-    client = client_of(data)
+    client = client_of()
     if delivery is not None:
         shown = client.get(f"/deliveries/{part(delivery)}")
         if as_json:
@@ -103,7 +103,7 @@ def _refused(refusal: Any) -> str | None:
     return f"{refusal['status']} to {where}, {times(refusal['count'])}, last {refusal['last_at']}"
 
 
-@app.command()
+@client_command(app)
 def explain(
     what: Annotated[
         str,
@@ -112,13 +112,12 @@ def explain(
             " pages, or of a repository."
         ),
     ],
-    data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Explain why a push did, or did not, run: each step from the webhook to the broker."""
     from gateway.cli.explain import delivery_tree  # noqa: PLC0415 - the other commands start without it
 
-    answer = client_of(data).get("/explain", what=what)
+    answer = client_of().get("/explain", what=what)
     if as_json:
         print_json(answer)
     else:

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from gateway.cli.api_client import Client, part
-from gateway.cli.options import AsJson, Data, File, client_of, moment
+from gateway.cli.gateways import client_command, client_of
+from gateway.cli.options import AsJson, File, moment
 from gateway.cli.output import coloured_change, err, escape, field_line, local_time, out, print_json, ref_move
 from gateway.errors import Invalid
 
@@ -31,13 +32,12 @@ Last = Annotated[
 ]
 
 
-@app.command("plan")
+@client_command(app, "plan")
 def plan_command(
     file: File,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Required: `plan` only simulates.")] = False,
     since: Since = None,
     last: Last = None,
-    data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Show which execution requests of stored deliveries would differ under the rules of a file."""
@@ -48,7 +48,7 @@ def plan_command(
     since = moment(since, datetime.now(UTC)).isoformat() if since is not None else None
     max_deliveries = last or (None if since is not None else _LAST)
     wanted = read_file(file.read()).connections
-    client = client_of(data)
+    client = client_of()
     results = []
     for connection, present in pairs(wanted, list(client.items("/connections"))):
         found_id = present["id"] if present is not None else None

@@ -5,7 +5,8 @@ from typing import Annotated, Any, get_args
 import typer
 
 from gateway.cli.api_client import ApiError, Client, part
-from gateway.cli.options import AsJson, Data, Limit, OfConnection, client_of
+from gateway.cli.gateways import client_command, client_of
+from gateway.cli.options import AsJson, Limit, OfConnection
 from gateway.cli.output import (
     coloured,
     empty_list,
@@ -27,7 +28,7 @@ app = typer.Typer()
 _COLUMNS = ["id", "planned", "project", "what", "state"]
 
 
-@app.command()
+@client_command(app)
 def executions(
     execution: Annotated[str | None, typer.Argument(help="Show this execution request in full.")] = None,
     follow: Annotated[
@@ -40,11 +41,10 @@ def executions(
         typer.Option(help=f"Only this state: {', '.join(get_args(ExecutionState))}."),
     ] = None,
     limit: Limit = 20,
-    data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """List execution requests, newest first; show one; or follow new ones."""
-    client = client_of(data)
+    client = client_of()
     if execution is not None:
         print_json(client.get(f"/executions/{part(execution)}"))
         return
@@ -80,28 +80,26 @@ def _row(execution: Any) -> list[str]:
     ]
 
 
-@app.command()
+@client_command(app)
 def drop(
     execution: Annotated[str, typer.Argument(help="The id of a pending execution request.")],
-    data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Drop a pending execution request that the broker does not accept; requests behind it are published."""
-    dropped = client_of(data).send("POST", f"/executions/{part(execution)}/drop", {})
+    dropped = client_of().send("POST", f"/executions/{part(execution)}/drop", {})
     if as_json:
         print_json(dropped)
     else:
         out.print(f"{coloured('dropped')} {dropped['id']}; to publish it after all, replay its delivery")
 
 
-@app.command()
+@client_command(app)
 def cancel(
     execution: Annotated[str, typer.Argument(help="The id of an execution that has not ended.")],
-    data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Cancel an execution: withdraw its request, or if it was published, tell its runner to stop."""
-    cancelled = client_of(data).send("POST", f"/executions/{part(execution)}/cancel", {})
+    cancelled = client_of().send("POST", f"/executions/{part(execution)}/cancel", {})
     if as_json:
         print_json(cancelled)
     elif cancelled["state"] == "cancelled":
@@ -110,32 +108,30 @@ def cancel(
         out.print(f"{cancelled['id']} is {coloured(cancelled['state'])}: its runner is told to stop it")
 
 
-@app.command()
+@client_command(app)
 def rerun(
     execution: Annotated[
         str, typer.Argument(help="The id of an execution that has ended, or waits for a runner.")
     ],
-    data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Run an execution again, as a new one: same commit, package and values."""
-    again = client_of(data).send("POST", f"/executions/{part(execution)}/rerun", {})
+    again = client_of().send("POST", f"/executions/{part(execution)}/rerun", {})
     if as_json:
         print_json(again)
     else:
         out.print(f"{again['id']} runs {again['rerun_of']} again")
 
 
-@app.command()
+@client_command(app)
 def republish(
     execution: Annotated[
         str, typer.Argument(help="The id of a published or undeliverable execution request.")
     ],
-    data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Publish an execution request again: same id, new package URL, marked as a redrive."""
-    again = client_of(data).send("POST", f"/executions/{part(execution)}/republish", {})
+    again = client_of().send("POST", f"/executions/{part(execution)}/republish", {})
     if as_json:
         print_json(again)
     else:

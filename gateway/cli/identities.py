@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from gateway.cli.api_client import ApiError, part
-from gateway.cli.options import PROVIDER_NAMES, AsJson, Data, client_of, read_secret
+from gateway.cli.gateways import client_command, client_of
+from gateway.cli.options import PROVIDER_NAMES, AsJson, read_secret
 from gateway.cli.output import empty_list, err, escape, local_time, out, print_json, print_list
 
 app = typer.Typer(
@@ -38,7 +39,7 @@ CertificateFile = Annotated[
 ]
 
 
-@app.command()
+@client_command(app)
 def add(
     name: Name,
     provider: Annotated[
@@ -76,7 +77,6 @@ def add(
         bool,
         typer.Option("--managed-identity", help="Sign in as a managed identity of the machine."),
     ] = False,
-    data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Add an identity. Its secret comes from standard input or a file, and is never shown again."""
@@ -97,25 +97,24 @@ def add(
         "rotates": None if rotate else False,
         **_secret(kind, settings, token_file, key_file or certificate_file),
     }
-    made = client_of(data).send("POST", "/identities", body)
+    made = client_of().send("POST", "/identities", body)
     if as_json:
         print_json(made)
     else:
         out.print(f"Added. Use it with `pushgate connect … --identity {escape(made['name'])}`.")
 
 
-@app.command()
+@client_command(app)
 def renew(
     name: Name,
     expires: Expires = None,
     token_file: TokenFile = None,
     key_file: KeyFile = None,
     certificate_file: CertificateFile = None,
-    data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Give an identity a new secret, from standard input or a file, before the old one expires."""
-    client, path = client_of(data), f"/identities/{part(name)}"
+    client, path = client_of(), f"/identities/{part(name)}"
     known = client.get(path)
     secret = _secret(known["kind"], known["settings"], token_file, key_file or certificate_file)
     if not secret:
@@ -129,10 +128,10 @@ def renew(
         out.print(f"The new {noun} is used from now on.")
 
 
-@app.command("list")
-def list_command(data: Data = None, as_json: AsJson = False) -> None:
+@client_command(app, "list")
+def list_command(as_json: AsJson = False) -> None:
     """List the identities, without their secrets."""
-    answer = {"items": list(client_of(data).items("/identities")), "next": None}
+    answer = {"items": list(client_of().items("/identities")), "next": None}
 
     def row(identity: Any) -> list[str]:
         who = identity["user"] or ", ".join(identity["settings"].values()) or "-"
@@ -143,13 +142,13 @@ def list_command(data: Data = None, as_json: AsJson = False) -> None:
     print_list(answer, columns, row, empty=empty_list("identities"), as_json=as_json)
 
 
-@app.command()
-def check(name: Name, data: Data = None, as_json: AsJson = False) -> None:
+@client_command(app)
+def check(name: Name, as_json: AsJson = False) -> None:
     """Check whether the provider accepts the secret of an identity; exit with 1 if not.
 
     Examples: pushgate identity check acme-bot
     """
-    client = client_of(data)
+    client = client_of()
     with err.status(f"checking {escape(name)}"):
         checked = client.send("POST", f"/identities/{part(name)}/check", wait=15)
     if as_json:
@@ -163,10 +162,10 @@ def check(name: Name, data: Data = None, as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-@app.command()
-def delete(name: Name, data: Data = None) -> None:
+@client_command(app)
+def delete(name: Name) -> None:
     """Delete an identity and its secret, if no connection uses it."""
-    client_of(data).send("DELETE", f"/identities/{part(name)}")
+    client_of().send("DELETE", f"/identities/{part(name)}")
     out.print("Deleted. Revoke its secret at the provider, too.")
 
 

@@ -19,6 +19,7 @@ from gateway.cli import (
     dry_run,
     executions,
     identities,
+    login,
     notifications,
     provider,
     redeliver,
@@ -27,6 +28,8 @@ from gateway.cli import (
     status,
     webhooks,
 )
+from gateway.cli.api_client import ApiError
+from gateway.cli.gateways import InContext, Url, Utc, take_options
 from gateway.cli.options import AsJson, Data, derived_token, path_in
 from gateway.cli.output import err, escape, out, print_json
 from gateway.errors import PushgateError, SettingError
@@ -66,8 +69,12 @@ def options(
         bool,
         typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version),
     ] = False,
+    gateway_url: Url = None,
+    gateway_context: InContext = None,
+    utc: Utc = False,
 ) -> None:
-    """Accept the options that precede a command."""
+    """Take the options that precede a command."""
+    take_options(gateway_url, gateway_context, utc=utc)
 
 
 @app.command("serve")
@@ -199,6 +206,7 @@ def token_command(data: Data = None) -> None:
 
 
 for commands in (
+    login,
     status,
     connect,
     connections,
@@ -216,6 +224,7 @@ app.add_typer(provider.trigger, name="trigger")
 app.add_typer(identities.app, name="identity")
 app.add_typer(sources.app, name="source")
 app.add_typer(notifications.app, name="notify")
+app.add_typer(login.context, name="context")
 app.add_typer(keys, name="keys")
 
 
@@ -234,7 +243,7 @@ def main() -> None:
     try:
         app()
     except PushgateError as error:
-        err.print(f"[red]pushgate:[/red] {escape(str(error))}", soft_wrap=True)
+        err.print(f"[red]pushgate:[/red] {escape(_sentence(error))}", soft_wrap=True)
         sys.exit(1)
     except BrokenPipeError:
         # The reader of our output has closed the pipe.
@@ -244,6 +253,12 @@ def main() -> None:
         # A problem of this machine, such as a full disk or an unreadable file.
         err.print(f"[red]pushgate:[/red] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
+
+
+def _sentence(error: PushgateError) -> str:
+    """Return an error, with the gateway that has answered."""
+    gateway = error.gateway if isinstance(error, ApiError) else None
+    return f"{error} [gateway {gateway}]" if gateway is not None else str(error)
 
 
 def _settings(named: Mapping[str, Any], config: Path | None, secrets_dir: Path | None) -> "Settings":

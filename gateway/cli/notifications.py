@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from gateway.cli.api_client import ApiError, part
-from gateway.cli.options import AsJson, Data, client_of, read_secret
+from gateway.cli.gateways import client_command, client_of
+from gateway.cli.options import AsJson, read_secret
 from gateway.cli.output import empty_list, escape, local_time, out, print_json, print_list
 
 # As in gateway.store.notification_channels, which takes long to import.
@@ -23,7 +24,7 @@ app = typer.Typer(
 Name = Annotated[str, typer.Argument(help="The channel's name.")]
 
 
-@app.command()
+@client_command(app)
 def add(
     name: Name,
     kind: Annotated[
@@ -63,7 +64,6 @@ def add(
     projects: Annotated[
         list[str] | None, typer.Option("--project", help="A glob of the platform's projects; repeatable.")
     ] = None,
-    data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Add a channel. Its URL comes from standard input or a file, and is never shown again."""
@@ -80,7 +80,7 @@ def add(
         body["url"] = read_secret(url_file, "URL", "--url-file").strip()
     rules = {"happenings": happenings, "connections": connections, "projects": projects}
     body |= {key: value for key, value in rules.items() if value}
-    made = client_of(data).send("POST", "/notification-channels", body)
+    made = client_of().send("POST", "/notification-channels", body)
     if as_json:
         print_json(made)
         return
@@ -90,10 +90,10 @@ def add(
         out.print(f"  {made['secret']}", soft_wrap=True)
 
 
-@app.command("list")
-def list_command(data: Data = None, as_json: AsJson = False) -> None:
+@client_command(app, "list")
+def list_command(as_json: AsJson = False) -> None:
     """List the channels, without their URLs and passwords, and why messages could not be sent."""
-    answer = {"items": list(client_of(data).items("/notification-channels")), "next": None}
+    answer = {"items": list(client_of().items("/notification-channels")), "next": None}
 
     def row(channel: Any) -> list[str]:
         last = local_time(channel["sent_at"]) if channel["sent_at"] else "-"
@@ -106,10 +106,10 @@ def list_command(data: Data = None, as_json: AsJson = False) -> None:
     print_list(answer, columns, row, empty=empty_list("notification channels"), as_json=as_json)
 
 
-@app.command("test")
-def send_test(name: Name, data: Data = None, as_json: AsJson = False) -> None:
+@client_command(app, "test")
+def send_test(name: Name, as_json: AsJson = False) -> None:
     """Send a test message now. The exit status is 1 if it could not be sent."""
-    client, path = client_of(data), f"/notification-channels/{part(name)}"
+    client, path = client_of(), f"/notification-channels/{part(name)}"
     before = client.get(path)
     channel = client.send("POST", f"{path}/test", wait=_WAIT)
     if as_json:
@@ -122,10 +122,10 @@ def send_test(name: Name, data: Data = None, as_json: AsJson = False) -> None:
         out.print("Sent.")
 
 
-@app.command()
-def remove(name: Name, data: Data = None) -> None:
+@client_command(app)
+def remove(name: Name) -> None:
     """Delete a channel, and what was still to be sent there."""
-    client_of(data).send("DELETE", f"/notification-channels/{part(name)}")
+    client_of().send("DELETE", f"/notification-channels/{part(name)}")
     out.print("Deleted.")
 
 

@@ -40,12 +40,6 @@ OfConnection = Annotated[
 ]
 
 
-def client_of(data: Path | None) -> Client:
-    """Return a client of the gateway at PUSHGATE_URL, with a token of the environment or the data folder."""
-    url = os.environ.get("PUSHGATE_URL", "http://127.0.0.1:8080")
-    return Client(url, os.environ.get("PUSHGATE_ADMIN_TOKEN") or derived_token(data))
-
-
 def connection_id(client: Client, text: str) -> str:
     """Return the id of the connection with this id or name. Raises `ApiError`."""
     named = [found["id"] for found in client.items("/connections", name=text) if found["name"] == text]
@@ -101,8 +95,8 @@ def derived_token(data: Path | None) -> str:
         return Keyring(read_key(folder / "secret.key")).admin_token()
     except OSError:
         raise ApiError(
-            f"no admin token: set PUSHGATE_ADMIN_TOKEN, or give the gateway's data folder with --data"
-            f" ({folder} contains no key)"
+            "no admin token: sign in with `pushgate login URL`, set PUSHGATE_ADMIN_TOKEN, or give the"
+            f" gateway's data folder with --data; {folder} contains no key"
         ) from None
 
 

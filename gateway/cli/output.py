@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +19,9 @@ err = Console(stderr=True, highlight=False)
 if not out.is_terminal:
     # In a pipe each row and each sentence stays on one line, so that it can be searched.
     out.width = 100_000
+
+exact_times: ContextVar[bool] = ContextVar("exact_times", default=False)
+"""Whether `--utc` was given."""
 
 # Characters that a terminal may obey and JSON allows unescaped: controls, and marks that reverse text.
 _TERMINAL_CONTROL = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")

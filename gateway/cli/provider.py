@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gateway.cli.api_client import ApiError, part, post_webhook
-from gateway.cli.options import PROVIDER_NAMES, AsJson, Data, client_of, connection_id, text_of
+from gateway.cli.gateways import client_command, client_of
+from gateway.cli.options import PROVIDER_NAMES, AsJson, connection_id, text_of
 from gateway.cli.output import coloured, escape, out, print_json
 from gateway.errors import Invalid
 
@@ -45,7 +46,7 @@ def send(
     _post(url, body, headers, as_json=as_json)
 
 
-@trigger.command("push")
+@client_command(trigger, "push")
 def push_command(
     connection: Annotated[str, typer.Argument(metavar="CONNECTION", help="The connection's id or name.")],
     branch: Annotated[str | None, typer.Option(help="The branch; by default the default branch.")] = None,
@@ -56,7 +57,6 @@ def push_command(
         str | None, typer.Option(help="The connection's secret.", envvar="WEBHOOK_SECRET")
     ] = None,
     secret_file: Annotated[Path | None, typer.Option(help="A file with the connection's secret.")] = None,
-    data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Send a connection the webhook of a push, signed with its secret, as its provider would.
@@ -70,7 +70,7 @@ def push_command(
     key = text_of(secret_file) if secret_file is not None else secret
     if key is None:
         raise Invalid("give the connection's secret with --secret-file or in WEBHOOK_SECRET")
-    client = client_of(data)
+    client = client_of()
     path = f"/connections/{part(connection_id(client, connection))}"
     shown = client.get(path)
     if shown["source"] is not None:

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from gateway.cli.api_client import ApiError, Client, Unreachable, part
-from gateway.cli.options import AsJson, Data, client_of, connection_id, moment
+from gateway.cli.gateways import client_command, client_of
+from gateway.cli.options import AsJson, connection_id, moment
 from gateway.cli.output import empty_list, err, escape, print_list
 
 app = typer.Typer()
@@ -15,7 +16,7 @@ _WAIT_SECONDS = 15
 _WITH_LOG = {"github", "gitlab"}
 
 
-@app.command()
+@client_command(app)
 def redeliver(
     connection: Annotated[
         str | None,
@@ -24,7 +25,6 @@ def redeliver(
     since: Annotated[
         str | None, typer.Option(help="Deliveries since 2026-11-23, 2026-11-23T09:00, 2d or 3h ago.")
     ] = None,
-    data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Request GitHub or GitLab to send failed deliveries again; the exit status is 1 if that fails.
@@ -34,7 +34,7 @@ def redeliver(
 
     Examples: pushgate redeliver; pushgate redeliver acme/digits --since 3h
     """
-    client = client_of(data)
+    client = client_of()
     start = moment(since, datetime.now(UTC)).isoformat() if since is not None else None
     found = [_redelivered(client, path, one, start) for path, one in _chosen(client, connection)]
 

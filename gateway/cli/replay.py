@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from gateway.cli.api_client import ApiError, Client, Unreachable, part
-from gateway.cli.options import AsJson, Data, OfConnection, client_of, moment
+from gateway.cli.gateways import client_command, client_of
+from gateway.cli.options import AsJson, OfConnection, moment
 from gateway.cli.output import DELIVERY_COLUMNS, delivery_row, err, escape, out, print_json, print_list
 from gateway.errors import Invalid
 
@@ -18,7 +19,7 @@ _NONE = "No deliveries match these filters."
 Outcome = Literal["ran", "nothing-matched", "failed", "waiting"]
 
 
-@app.command()
+@client_command(app)
 def replay(
     delivery: Annotated[
         list[str] | None, typer.Argument(metavar="DELIVERY", help="The ids of deliveries.")
@@ -36,7 +37,6 @@ def replay(
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be replayed.")] = False,
-    data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Fetch and plan deliveries again, oldest first, such as after you have corrected a trigger.
@@ -49,7 +49,7 @@ def replay(
     """
     if bool(delivery) == (since is not None) or (delivery and (connection or outcome)):
         raise Invalid("give either the ids of deliveries, or --since with --connection and --outcome")
-    client = client_of(data)
+    client = client_of()
     if delivery:
         found = [client.get(f"/deliveries/{part(one)}") for one in delivery]
     else:

@@ -7,7 +7,8 @@ import typer
 
 from gateway.cli.api_client import ApiError, Client, part
 from gateway.cli.connect import Identity, Networks, Register, SecretFile, Triggers, parse_triggers
-from gateway.cli.options import PROVIDER_NAMES, AsJson, Data, client_of, text_of
+from gateway.cli.gateways import client_command, client_of
+from gateway.cli.options import PROVIDER_NAMES, AsJson, text_of
 from gateway.cli.output import (
     coloured,
     empty_list,
@@ -41,7 +42,7 @@ Url = Annotated[
 ]
 
 
-@app.command()
+@client_command(app)
 def add(
     provider: Annotated[str, typer.Argument(help=f"One of: {', '.join(_PROVIDERS)}.")],
     org: Annotated[
@@ -73,7 +74,6 @@ def add(
     no_browser: Annotated[
         bool, typer.Option("--no-browser", help="Only print the page that creates a GitHub App.")
     ] = False,
-    data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Add a source, and print its webhook URL, its secret (shown only once) and the next steps.
@@ -104,7 +104,7 @@ def add(
         "networks": network or [],
         **{field: value for field, value in optional.items() if value is not None},
     }
-    client = client_of(data)
+    client = client_of()
     made = client.send("POST", "/sources", body)
     webhook = registered_webhook(client, f"/sources/{made['id']}") if register else None
     if as_json:
@@ -124,10 +124,10 @@ def add(
         wait_for_app(client, made, opens_browser=not no_browser)
 
 
-@app.command("list")
-def list_command(data: Data = None, as_json: AsJson = False) -> None:
+@client_command(app, "list")
+def list_command(as_json: AsJson = False) -> None:
     """List the sources."""
-    answer = {"items": list(client_of(data).items("/sources")), "next": None}
+    answer = {"items": list(client_of().items("/sources")), "next": None}
 
     def row(source: Any) -> list[str]:
         failure = f"\n[red]not listed[/red]: {escape(source['reason'])}" if source["reason"] else ""
@@ -138,27 +138,26 @@ def list_command(data: Data = None, as_json: AsJson = False) -> None:
     print_list(answer, columns, row, empty=empty_list("sources"), as_json=as_json)
 
 
-@app.command()
-def show(name: Name, data: Data = None, as_json: AsJson = False) -> None:
+@client_command(app)
+def show(name: Name, as_json: AsJson = False) -> None:
     """Show a source: its webhook URL, its rules, and how many repositories they have connected."""
-    source = client_of(data).get(f"/sources/{part(name)}")
+    source = client_of().get(f"/sources/{part(name)}")
     if as_json:
         print_json(source)
     else:
         print_facts({"source": f"{source['name']} ({source['id']})", "url": source["url"], **_facts(source)})
 
 
-@app.command()
+@client_command(app)
 def repositories(
     name: Name,
     state: Annotated[
         str | None, typer.Option(help="Only this state: due, connected, ignored, gone or removed.")
     ] = None,
-    data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """List the repositories of a source, each with its connection, or with the reason why it has none."""
-    client = client_of(data)
+    client = client_of()
     answer = {"items": list(client.items(f"/sources/{part(name)}/repositories", state=state)), "next": None}
 
     def row(repository: Any) -> list[str]:
@@ -169,15 +168,14 @@ def repositories(
     print_list(answer, columns, row, empty=empty_list("repositories", state), as_json=as_json)
 
 
-@app.command()
+@client_command(app)
 def decide(
     name: Name,
     repository: Annotated[str, typer.Argument(help="The repository's full name, or the provider's id.")],
-    data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Let the rules decide again about a repository, also about one whose connection was deleted."""
-    client = client_of(data)
+    client = client_of()
     path = f"/sources/{part(name)}/repositories"
     ids = [one["id"] for one in client.items(path) if one["full_name"].lower() == repository.lower()]
     if len(ids) > 1:
@@ -189,7 +187,7 @@ def decide(
         out.print(f"The rules decide about {escape(decided['full_name'])} now.", soft_wrap=True)
 
 
-@app.command()
+@client_command(app)
 def edit(
     name: Name,
     new_name: Annotated[str | None, typer.Option("--name", help="The new name.")] = None,
@@ -198,7 +196,6 @@ def edit(
         str | None, typer.Option(help="The identity that lists, fetches and registers; empty for none.")
     ] = None,
     network: Networks = None,
-    data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Change the given settings of a source; `pushgate source rules` changes its rules."""
@@ -208,10 +205,10 @@ def edit(
         body["identity"] = identity or None
     if not body:
         raise ApiError("give what to change: --name, --url, --identity or --network")
-    _changed(client_of(data), name, body, as_json=as_json)
+    _changed(client_of(), name, body, as_json=as_json)
 
 
-@app.command()
+@client_command(app)
 def rules(
     name: Name,
     file: Annotated[
@@ -220,11 +217,10 @@ def rules(
             "--file", "-f", help="A YAML or JSON file with the list of new rules; - for standard input."
         ),
     ] = None,
-    data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the rules of a source as YAML, or replace them by those of a file; they decide again."""
-    client = client_of(data)
+    client = client_of()
     if file is not None:
         from gateway.cli.sources_file import read_rules_file  # noqa: PLC0415 - the others start without it
 
@@ -239,10 +235,10 @@ def rules(
     out.print(escape(yaml.safe_dump(present, sort_keys=False, allow_unicode=True)), end="", soft_wrap=True)
 
 
-@app.command("list-now")
-def list_now(name: Name, data: Data = None, as_json: AsJson = False) -> None:
+@client_command(app, "list-now")
+def list_now(name: Name, as_json: AsJson = False) -> None:
     """List the repositories at the provider now; exit with 1 if that fails."""
-    client = client_of(data)
+    client = client_of()
     with err.status("listing the repositories"):
         listed = client.send("POST", f"/sources/{part(name)}/list", wait=_WAIT_SECONDS)
     if as_json:
@@ -255,10 +251,10 @@ def list_now(name: Name, data: Data = None, as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-@app.command()
-def delete(name: Name, data: Data = None) -> None:
+@client_command(app)
+def delete(name: Name) -> None:
     """Delete a source and its webhook. Its connections stay, without a webhook."""
-    client_of(data).send("DELETE", f"/sources/{part(name)}")
+    client_of().send("DELETE", f"/sources/{part(name)}")
     out.print(
         "Deleted. Its connections stay: reconciliation finds their pushes. If you have entered the webhook by"
         " hand, delete it at the provider.",

@@ -9,7 +9,8 @@ from typing import Any
 import typer
 
 from gateway.cli.api_client import ApiError, Client
-from gateway.cli.options import AsJson, Data, client_of
+from gateway.cli.gateways import client_command, client_of
+from gateway.cli.options import AsJson
 from gateway.cli.output import coloured, duration, err, escape, out, print_json
 
 app = typer.Typer()
@@ -26,15 +27,15 @@ _PUBLISHED = {"requests": "request", "events": "event"}
 _WAITING = {"pushes": "not planned yet", "requests": "not published yet", "events": "not published yet"}
 
 
-@app.command()
-def status(data: Data = None, as_json: AsJson = False) -> None:
+@client_command(app)
+def status(as_json: AsJson = False) -> None:
     """Show the state of the gateway on one screen; the exit status is 1 if something fails.
 
     Warnings do not change the exit status. `pushgate doctor` also checks webhooks at the providers.
 
     Examples: pushgate status; pushgate status --json
     """
-    client = client_of(data)
+    client = client_of()
     with err.status("reading the state"):
         found = _state(client)
     if as_json:

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from gateway.cli.api_client import ApiError, Client, Unreachable, part
-from gateway.cli.options import AsJson, Data, client_of, connection_id
+from gateway.cli.gateways import client_command, client_of
+from gateway.cli.options import AsJson, connection_id
 from gateway.cli.output import coloured, empty_list, err, escape, out, print_list
 
 app = typer.Typer()
@@ -22,7 +23,7 @@ _BAD = {"warning", "failing"}
 _FOR_PEOPLE = {"missing events", "missing permissions"}
 
 
-@app.command()
+@client_command(app)
 def doctor(
     connection: Annotated[
         str | None, typer.Argument(help="A connection or a source, by id or name; by default all of them.")
@@ -30,7 +31,6 @@ def doctor(
     fix: Annotated[
         bool, typer.Option("--fix", help="Repair webhooks that are missing, changed, off or doubled.")
     ] = False,
-    data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Check connections and sources, and say what to do; the exit status is 1 if one needs attention.
@@ -40,7 +40,7 @@ def doctor(
 
     Examples: pushgate doctor; pushgate doctor acme/digits --fix
     """
-    client = client_of(data)
+    client = client_of()
     found = [_checked(client, path, one, fix=fix) for path, one in _chosen(client, connection)]
 
     def row(checked: Any) -> list[str]:

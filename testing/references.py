@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import typer
 
+from gateway.cli.gateways import SHARED
 from gateway.cli.main import app
 from gateway.settings import PREFIX, Settings
 
@@ -36,7 +37,8 @@ _COMMANDS = f"""\
 {_NOTE}
 
 [command-line.md](command-line.md) describes the variables, the [exit statuses](command-line.md#exit-status)
-and the tasks. Every command also accepts `--help`.
+and the tasks. Every command also accepts `--help`, and those that use the REST API accept
+[`--url`, `--context`, `--data`](command-line.md#which-gateway) and [`--utc`](command-line.md#output).
 """
 
 
@@ -104,7 +106,9 @@ def _section(name: str, command: Any) -> str:
     usage = command.collect_usage_pieces(command.context_class(command, info_name=name))
     paragraphs = [" ".join(text.split()) for text in command.help.split("\n\n")]
     examples = [text for text in paragraphs if re.match("Examples?: ", text)]
-    parameters = [one for one in command.params if not one.hidden]
+    # A command that is a client of the API has all of these.
+    shared = SHARED if "utc" in [one.name for one in command.params] else ()
+    parameters = [one for one in command.params if not one.hidden and one.name not in shared]
     parts = [f"## {name}", f"    {' '.join([name, *usage])}"]
     parts += [text for text in paragraphs if text not in examples]
     if parameters:

@@ -31,7 +31,7 @@ InContext = Annotated[
     ),
 ]
 Utc = Annotated[bool, typer.Option("--utc", help="Show exact times, in UTC.")]
-_SHARED = {
+SHARED = {
     "gateway_url": (Url, None),
     "gateway_context": (InContext, None),
     "data": (Data, None),
@@ -87,7 +87,7 @@ def client_command(app: typer.Typer, name: str | None = None) -> Callable[[Calla
 def _with_shared(own: Sequence[inspect.Parameter]) -> list[inspect.Parameter]:
     """Return the parameters of a command with the shared ones; an option --url of its own stays."""
     kind = inspect.Parameter.KEYWORD_ONLY
-    shared = dict(_SHARED)
+    shared = dict(SHARED)
     if any(parameter.name == "url" and _is_option(parameter) for parameter in own):
         del shared["gateway_url"]
     return [

@@ -107,7 +107,9 @@ class _Unstored(DeliveryWriter):
     """Accept deliveries and store none: the cost of the endpoint without the store."""
 
     async def accept(self, delivery: NewDelivery, *, seconds: float = 0.0) -> Receipt:  # noqa: ARG002
-        return Receipt(delivery=delivery.id, verdict=delivery.verdict, reason=delivery.reason)
+        return Receipt(
+            delivery=delivery.id, verdict=delivery.verdict, reason=delivery.reason, outcome="waiting"
+        )
 
 
 def webhook(url: str, *, accepts: type[DeliveryWriter] = DeliveryWriter, by_source: bool = False) -> ASGIApp:

@@ -26,6 +26,7 @@ from gateway.store.database import Database
 from gateway.store.deliveries import RecordedDelivery, Verdict
 from gateway.store.executions import StoredRequest
 from gateway.store.notify import Notifier
+from gateway.store.outcomes import REFUSED, Outcome
 from gateway.store.refusals import RecordedRefusal
 from gateway.store.status_tasks import SentStatus
 from gateway.threads import API
@@ -49,7 +50,7 @@ class Deliveries:
                 method="GET",
                 path="/deliveries",
                 endpoint=self.list_deliveries,
-                query=("connection", "verdict", "commit", "limit", "cursor"),
+                query=("connection", "outcome", "verdict", "commit", "limit", "cursor"),
             ),
             Operation(method="GET", path="/deliveries/{id}", endpoint=self.get_delivery),
             Operation(
@@ -61,11 +62,12 @@ class Deliveries:
     async def list_deliveries(self, request: Request) -> DeliveryPage:
         """`GET /deliveries`: list deliveries, newest first.
 
-        Refused requests are listed only with `verdict=refused`: the latest of each connection.
+        Refused requests are listed only with `outcome=refused`: the latest of each connection.
         """
         query, max_items = request.query_params, limit(request)
         commit = _commit(query.get("commit"))
         verdict = choice((*get_args(Verdict), refusals.VERDICT), query.get("verdict"), "verdict")
+        outcome = choice(get_args(Outcome), query.get("outcome"), "outcome")
         before = _cursor(query.get("cursor"))
 
         def read_page(conn: sqlalchemy.Connection) -> DeliveryPage:
@@ -73,6 +75,7 @@ class Deliveries:
                 conn,
                 connection=connection_filter(conn, query.get("connection")),
                 verdict=verdict,
+                outcome=outcome,
                 before=before,
                 limit=max_items + 1,
                 commit=commit,
@@ -149,16 +152,24 @@ def _page(
     *,
     connection: str | None,
     verdict: str | None,
+    outcome: Outcome | None,
     before: str | None,
     limit: int,
     commit: str | None,
 ) -> Sequence[RecordedDelivery | RecordedRefusal]:
-    """Return deliveries, or refusals if their verdict is requested. No commit is known of a refusal."""
-    if verdict != refusals.VERDICT:
+    """Return deliveries, or refusals if these are requested. No commit is known of a refusal."""
+    if REFUSED not in {verdict, outcome}:
         return deliveries.page(
-            conn, connection=connection, verdict=verdict, before=before, limit=limit, commit=commit
+            conn,
+            connection=connection,
+            verdict=verdict,
+            outcome=outcome,
+            before=before,
+            limit=limit,
+            commit=commit,
         )
-    return refusals.page(conn, connection=connection, before=before, limit=limit) if commit is None else ()
+    are_refusals = {verdict, outcome} <= {REFUSED, None} and commit is None
+    return refusals.page(conn, connection=connection, before=before, limit=limit) if are_refusals else ()
 
 
 def _commit(text: str | None) -> str | None:

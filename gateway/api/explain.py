@@ -36,7 +36,7 @@ _MAX_OF_REPOSITORY = 5
 _MAX_SEARCHED = 200
 _NEXT_STEPS = (
     "Check the webhook's page at the provider, which lists its requests and the answers. To list the requests"
-    " that Pushgate refused, also those with a wrong URL, run pushgate deliveries --verdict refused. To"
+    " that Pushgate refused, also those with a wrong URL, run pushgate deliveries --outcome refused. To"
     " compare the remote's refs now, run pushgate fetch {}"
 )
 

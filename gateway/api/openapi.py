@@ -64,6 +64,10 @@ _QUERY: dict[str, dict[str, Any]] = {
     "connection": {"description": "only records of this connection, by its id or name"},
     "name": {"description": "only connections with exactly this name"},
     "delivery": {"description": "only requests of this delivery, by its id"},
+    "outcome": {
+        "description": "only deliveries with this outcome",
+        "schema": {"$ref": f"{_COMPONENT}Outcome"},
+    },
     "verdict": {
         "description": "only deliveries with this verdict",
         "schema": {"$ref": f"{_COMPONENT}Verdict"},

@@ -19,7 +19,7 @@ from gateway.api.schemas import (
 )
 from gateway.messages import execution_states
 from gateway.messages.execution_request import ExecutionRequest
-from gateway.store import deliveries, refusals
+from gateway.store import deliveries, outcomes, refusals
 from gateway.store.deliveries import RecordedDelivery, RecordedUpdate
 from gateway.store.executions import OMITTED, StoredRequest
 from gateway.store.refusals import RecordedRefusal
@@ -36,6 +36,19 @@ Verdict = TypeAliasType(
             "what the gateway made of a delivery: `accepted`; `duplicate`, recorded before; `ignored`,"
             " nothing to do; `unreadable`, verified, but not as the provider documents it; `refused`, not"
             " verified, too large or for no connection: not stored, only counted",
+        ),
+    ],
+)
+Outcome = TypeAliasType(
+    "Outcome",
+    Annotated[
+        str,
+        one_of(
+            get_args(outcomes.Outcome),
+            "what became of a delivery, the worst of its ref updates: `failed`, a ref update failed or has"
+            " vanished, a matched trigger could not be planned, or the body is unreadable; `waiting`; `ran`,"
+            " at least one execution was requested; `superseded`, later commits have superseded all of them;"
+            " `nothing-matched`; `duplicate`, recorded before; `ignored`, no push; `refused`, see `verdict`",
         ),
     ],
 )
@@ -230,6 +243,7 @@ class DeliveryView(View):
     source: DeliverySource = Field(description="how the delivery came")
     received_at: datetime = Field(description="when it was received")
     verdict: Verdict = Field(description="what the gateway made of it")
+    outcome: Outcome = Field(description="what became of it")
     reason: str | None = Field(description="why; null where the verdict says it all")
     pusher: str | None = Field(description="who pushed, according to the payload: for display, not verified")
     repository: RepositoryView | None = Field(
@@ -269,6 +283,7 @@ class DeliveryView(View):
             source="webhook",
             received_at=recorded.first_at,
             verdict=refusals.VERDICT,
+            outcome=outcomes.REFUSED,
             pusher=None,
             repository=None,
             detail=None,

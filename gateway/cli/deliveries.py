@@ -29,12 +29,17 @@ app = typer.Typer()
 def deliveries(
     delivery: Annotated[str | None, typer.Argument(help="Show this delivery in full, by its id.")] = None,
     connection: OfConnection = None,
-    verdict: Annotated[
+    outcome: Annotated[
         str | None,
         typer.Option(
-            help="Only this verdict: accepted, duplicate, ignored, unreadable, or refused: requests that were"
-            " not verified, too large or for no connection, which are listed only with this option."
+            help="Only this outcome: ran, nothing-matched, failed, waiting, duplicate, superseded, ignored,"
+            " or refused: requests that were not verified, too large or for no connection, which are listed"
+            " only with this option."
         ),
+    ] = None,
+    verdict: Annotated[
+        str | None,
+        typer.Option(help="Only this verdict: accepted, duplicate, ignored, unreadable, or refused."),
     ] = None,
     limit: Limit = 20,
     as_json: AsJson = False,
@@ -48,15 +53,16 @@ def deliveries(
         else:
             _show(client, shown)
         return
-    answer = client.get("/deliveries", connection=connection, verdict=verdict, limit=limit)
-    if verdict == "refused":
+    filters = {"connection": connection, "outcome": outcome, "verdict": verdict}
+    answer = client.get("/deliveries", **filters, limit=limit)
+    if "refused" in {outcome, verdict}:
         empty = empty_list("refused requests", connection)
         print_list(answer, REFUSAL_COLUMNS, refusal_row, empty=empty, as_json=as_json)
         _print_repairs(answer["items"], as_json=as_json)
         return
-    empty = empty_list("deliveries", connection, verdict)
-    if verdict is None:
-        empty += " Requests that Pushgate refused: pushgate deliveries --verdict refused"
+    empty = empty_list("deliveries", *filters.values())
+    if outcome is None and verdict is None:
+        empty += " Requests that Pushgate refused: pushgate deliveries --outcome refused"
     print_list(answer, DELIVERY_COLUMNS, delivery_row, empty=empty, as_json=as_json)
 
 

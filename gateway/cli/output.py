@@ -29,7 +29,7 @@ _TERMINAL_CONTROL = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069
 # Of the first line of a summary, in a list.
 _MAX_SUMMARY = 200
 
-DELIVERY_COLUMNS = ["id", "received", "event", "verdict", "result"]
+DELIVERY_COLUMNS = ["id", "received", "event", "outcome", "result"]
 REFUSAL_COLUMNS = ["id", "last received", "connection", "from", "event", "result"]
 _CHANGES = {
     "create": ("+", "green"),
@@ -43,6 +43,8 @@ _CHANGES = {
 }
 _COLOURS = {
     "accepted": "green",
+    "ran": "green",
+    "nothing-matched": "cyan",
     "planned": "green",
     "published": "green",
     "succeeded": "green",
@@ -131,7 +133,7 @@ def delivery_row(delivery: Any) -> list[str]:
         delivery["id"],
         local_time(delivery["received_at"]),
         escape(delivery["event"]),
-        coloured("waiting" if delivery["is_waiting"] else delivery["verdict"]),
+        coloured(delivery["outcome"]),
         "\n".join(moves) or escape(delivery["reason"] or ""),
     ]
 

@@ -108,7 +108,7 @@ def _test_result(webhook: Any) -> str:
     if webhook["arrived_at"] is None:
         return (
             f"[yellow]Warning:[/yellow] its test delivery has not arrived within {WAIT_SECONDS} s. Look for"
-            " it with `pushgate deliveries --verdict refused`; the webhook's page at the provider shows the"
+            " it with `pushgate deliveries --outcome refused`; the webhook's page at the provider shows the"
             " answer that it got."
         )
     began, arrived = (datetime.fromisoformat(webhook[key]) for key in ("registered_at", "arrived_at"))

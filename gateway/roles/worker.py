@@ -43,6 +43,7 @@ from gateway.worker.identity_checker import IdentityChecker
 from gateway.worker.identity_expiry import IdentityExpiry
 from gateway.worker.notification_observer import NotificationObserver
 from gateway.worker.notification_sender import NotificationSender
+from gateway.worker.outcome_repair import OutcomeRepair
 from gateway.worker.periodic import run_daily
 from gateway.worker.platform_fetcher import PlatformFetcher
 from gateway.worker.queue_repair import QueueRepair
@@ -89,10 +90,12 @@ def build_worker(parts: Parts, slot: int) -> Work:
     packing = settings.data_dir / "packing"
     packing.mkdir(mode=0o700, exist_ok=True)
     keep = timedelta(days=settings.package_keep_days)
+    outcome_repair = OutcomeRepair(database=database)
     expiry = Expiry(database=database, storage=parts.storage, folder=packing, keep=keep)
     runs: list[Callable[[], Coroutine[Any, Any, None]]] = [
         _build_crew(parts, remotes, process, packing).run,
         QueueRepair(database=database).run,
+        outcome_repair.run,
         PlatformFetcher(database=database, keyring=parts.keyring, wakeups=parts.requests.subscribe()).run,
         _build_registrar(parts, apis, sign_in).run,
         *_of_sources(parts, apis, sign_in),
@@ -100,6 +103,7 @@ def build_worker(parts: Parts, slot: int) -> Work:
         _build_identity_checker(parts, apis, sign_in).run,
         _build_status_sender(parts, apis, sign_in).run,
         *_of_notifications(parts, apis),
+        partial(run_daily, outcome_repair.check_recent, of="outcomes"),
         partial(run_daily, expiry.run, of="packages"),
         partial(run_daily, _build_expiry(parts, apis, sign_in).run, of="identities"),
         *(reconciler.run for reconciler in _reconcilers(parts, remotes)),

@@ -13,11 +13,13 @@ import sqlalchemy
 import zstandard
 from sqlalchemy import bindparam, select, update
 
-from gateway.store import other_repositories, source_repositories
+from gateway.store import other_repositories, outcomes, source_repositories
 from gateway.store.bulk_sql import insert_rows, select_pairs
-from gateway.store.deliveries import Verdict
+from gateway.store.deliveries import UpdateState, Verdict
 from gateway.store.histories import Key, load_moves, lock_connections, parts, read_histories, write_histories
 from gateway.store.other_repositories import OtherRepository
+from gateway.store.outcomes import Outcome
+from gateway.store.people import person_key
 from gateway.store.ref_history import RefHistory
 from gateway.store.ref_moves import Placement
 from gateway.store.source_repositories import Seen
@@ -78,11 +80,12 @@ class NewDelivery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """The outcome of a delivery, once it is durable."""
+    """What was decided about a delivery, once it is durable."""
 
     delivery: str
     verdict: Verdict
     reason: str | None
+    outcome: Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +168,11 @@ class _PlacedUpdate:
     placement: Placement | None
     reason: str | None
 
+    @property
+    def state(self) -> UpdateState:
+        """The state in which it is stored."""
+        return "pending" if self.reason is None else "duplicate"
+
 
 def _decide_one(
     conn: sqlalchemy.Connection,
@@ -177,7 +185,7 @@ def _decide_one(
     if new.verdict == "accepted" and known:
         same_id = f"delivery {known} had the same id"
         moves = [_PlacedUpdate(new, move, None, same_id) for move in new.updates]
-        return moves, Receipt(delivery=new.id, verdict="duplicate", reason=same_id)
+        return moves, _receipt(new, "duplicate", same_id, moves)
     _load_for(conn, new, histories)
     moves = []
     repeated = None
@@ -187,10 +195,18 @@ def _decide_one(
         repeated = reason or repeated
         moves.append(_PlacedUpdate(new, move, placement, reason))
     if repeated and all(move.reason for move in moves):
-        return moves, Receipt(delivery=new.id, verdict="duplicate", reason=repeated)
+        return moves, _receipt(new, "duplicate", repeated, moves)
     if new.verdict == "accepted" and new.provider_delivery_id:
         claimed[new.connection, new.provider_delivery_id] = new.id
-    return moves, Receipt(delivery=new.id, verdict=new.verdict, reason=new.reason)
+    return moves, _receipt(new, new.verdict, new.reason, moves)
+
+
+def _receipt(
+    new: NewDelivery, verdict: Verdict, reason: str | None, moves: Sequence[_PlacedUpdate]
+) -> Receipt:
+    states = {move.state for move in moves}
+    outcome = outcomes.of_new(verdict, states, is_waiting=new.waits is not None)
+    return Receipt(delivery=new.id, verdict=verdict, reason=reason, outcome=outcome)
 
 
 def _place(conn: sqlalchemy.Connection, new: NewDelivery, move: RefUpdate, history: RefHistory) -> Placement:
@@ -321,6 +337,8 @@ def _delivery_row(new: NewDelivery, receipt: Receipt, packed: bytes) -> tuple[An
         new.headers,
         new.secret,
         packed,
+        receipt.outcome,
+        person_key(new.pusher),
     )
 
 
@@ -347,7 +365,7 @@ def _update_row(placed: _PlacedUpdate) -> tuple[Any, ...]:
         move.truncated,
         move.total,
         place,
-        "pending" if placed.reason is None else "duplicate",
+        placed.state,
         placed.reason,
         (new.detail or {}).get("pull_request") if move.kind == "pull_request" else None,
     )

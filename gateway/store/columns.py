@@ -3,7 +3,19 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, DateTime, Dialect, Index, Integer, MetaData, TypeDecorator, text
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    DateTime,
+    Dialect,
+    Index,
+    Integer,
+    MetaData,
+    TypeDecorator,
+    and_,
+    text,
+)
 
 NAMES = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -41,6 +53,21 @@ def partial_index(name: str, *columns: str, where: str, unique: bool = False) ->
     """Return an index of the rows that meet a condition, the same in both databases."""
     condition = text(where)
     return Index(name, *columns, unique=unique, sqlite_where=condition, postgresql_where=condition)
+
+
+def prefix_index(name: str, column: str, *more: str, where: str | None = None) -> Index:
+    """Return an index by which the values that begin with a text are found: see `begins_with`."""
+    condition = None if where is None else text(where)
+    ops = {column: "text_pattern_ops"}
+    return Index(name, column, *more, sqlite_where=condition, postgresql_where=condition, postgresql_ops=ops)
+
+
+def begins_with(conn: Connection, column: ColumnElement[str], prefix: str) -> ColumnElement[bool]:
+    """Return a condition that a `prefix_index` answers: not LIKE, for which a plan needs the value."""
+    end = prefix + "\U0010ffff"
+    if conn.dialect.name == "sqlite":
+        return and_(column >= prefix, column < end)
+    return and_(column.op("~>=~")(prefix), column.op("~<~")(end))
 
 
 # SQLite assigns numbers to rows only if the key is exactly INTEGER.

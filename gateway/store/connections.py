@@ -11,7 +11,7 @@ from sqlalchemy import Row, Select, and_, bindparam, delete, func, insert, or_, 
 
 from gateway.crypto.keyring import Keyring
 from gateway.errors import Conflict, Invalid, NotFound, SettingError
-from gateway.store import envelopes, ready_queue, refusals
+from gateway.store import envelopes, outcomes, ready_queue, refusals
 from gateway.store.database import Lock, lock
 from gateway.store.other_repositories import OtherRepository
 from gateway.store.rows import from_row
@@ -280,11 +280,10 @@ def remove(conn: sqlalchemy.Connection, connection_id: str, *, now: datetime) ->
     Its pending pushes fail with that reason, because no worker would fetch them.
     """
     receiver(conn, connection_id)
-    conn.execute(
-        update(ref_updates)
-        .where(ref_updates.c.connection == connection_id, ref_updates.c.state == "pending")
-        .values(state="failed", reason="the connection was deleted", settled_at=now)
-    )
+    pending = ref_updates.c.connection == connection_id, ref_updates.c.state == "pending"
+    failed = {"state": "failed", "reason": "the connection was deleted", "settled_at": now}
+    ended = update(ref_updates).where(*pending).values(failed).returning(ref_updates.c.delivery)
+    outcomes.fail(conn, set(conn.execute(ended).scalars()))
     ready_queue.recheck(conn, connection_id, now=now)
     conn.execute(delete(secrets).where(secrets.c.connection == connection_id))
     conn.execute(

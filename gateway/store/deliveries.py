@@ -10,6 +10,8 @@ import zstandard
 from sqlalchemy import Row, Text, cast, func, select, union_all
 
 from gateway.errors import NotFound
+from gateway.store import outcomes
+from gateway.store.outcomes import Outcome
 from gateway.store.rows import from_row
 from gateway.store.tables import (
     connections,
@@ -84,6 +86,7 @@ class RecordedDelivery:
     provider_delivery_id: str | None
     received_at: datetime
     verdict: Verdict
+    outcome: Outcome
     reason: str | None
     pusher: str | None
     repository: Mapping[str, Any] | None
@@ -108,6 +111,7 @@ def page(
     before: str | None,
     limit: int,
     commit: str | None = None,
+    outcome: Outcome | None = None,
 ) -> list[RecordedDelivery]:
     """Return up to `limit` deliveries, the newest first, that are older than the id `before`.
 
@@ -118,6 +122,8 @@ def page(
         query = query.where(deliveries.c.connection == connection)
     if verdict is not None:
         query = query.where(deliveries.c.verdict == verdict)
+    if outcome is not None:
+        query = query.where(deliveries.c.outcome == outcome)
     if before is not None:
         query = query.where(deliveries.c.id < before)
     if commit is not None:
@@ -180,6 +186,8 @@ def _recorded(conn: sqlalchemy.Connection, rows: Sequence[Row[Any]]) -> list[Rec
     shown = [column for column in ref_updates.c if column.name != "facts"]
     query = select(*shown).where(ref_updates.c.delivery.in_(list(moves))).order_by(ref_updates.c.seq)
     attempts = _attempts(conn, list(moves))
+    # A previous version of Pushgate stores none.
+    missing = outcomes.of_stored(conn, [row.id for row in rows if row.outcome is None])
     for row in conn.execute(query):
         moves[row.delivery].append(_recorded_update(row, attempts.get(row.seq, ())))
     return [
@@ -188,6 +196,7 @@ def _recorded(conn: sqlalchemy.Connection, rows: Sequence[Row[Any]]) -> list[Rec
             row,
             is_orphan=row.deleted_at is not None,
             is_of_source=row.kind == "source",
+            outcome=row.outcome or missing[row.id],
             updates=tuple(moves[row.id]),
         )
         for row in rows

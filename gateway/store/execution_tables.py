@@ -32,6 +32,7 @@ executions = Table(
     Index("ix_executions_connection_seq", "connection", "seq"),
     Index("ix_executions_state_seq", "state", "seq"),
     Index("ix_executions_connection_state_seq", "connection", "state", "seq"),
+    partial_index("ix_executions_superseded_by", "superseded_by", where="superseded_by IS NOT NULL"),
     partial_index("ix_executions_pending", "seq", where="state = 'pending'"),
 )
 

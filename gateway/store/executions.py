@@ -25,7 +25,7 @@ from sqlalchemy import (
 from gateway.errors import Invalid, NotFound
 from gateway.messages.execution_states import ExecutionState, OutboxState, Run, shown
 from gateway.messages.packages import package_in
-from gateway.store import cancel_events, commit_statuses, packages, runs, unaccepted
+from gateway.store import cancel_events, commit_statuses, outcomes, packages, runs, unaccepted
 from gateway.store.execution_tables import execution_bodies, executions
 from gateway.store.packages import KeptPackage
 from gateway.store.publishing_lanes import SINGLE, PublishingLane
@@ -220,6 +220,7 @@ def record(
         # Those that were withdrawn while they were being sent: runners now have them.
         _show(conn, mine & (executions.c.state != "pending"))
         conn.execute(update(executions).where(mine).values(state="published", reason=None, published_at=now))
+        outcomes.publish(conn, published)
         cancel_events.add(conn, published, now=now)
         unaccepted.expect(conn, published, now=now)
     for request_id, reason in refused.items():

@@ -10,7 +10,7 @@ from gateway.errors import Conflict
 from gateway.messages.execution_request import rerun_id
 from gateway.messages.execution_states import ExecutionState, OutboxState
 from gateway.messages.packages import PlannedPackage, package_in, with_package
-from gateway.store import commit_statuses, executions, packages, runs
+from gateway.store import commit_statuses, executions, outcomes, packages, runs
 from gateway.store.execution_tables import execution_bodies
 from gateway.store.execution_tables import executions as execution_table
 from gateway.store.executions import NewRequest, StoredRequest, expired_package
@@ -93,6 +93,7 @@ def rerun(
         lost_after=None if stored.lost_after is None else timedelta(seconds=stored.lost_after),
     )
     executions.add(conn, [new], ref_update=stored.ref_update, now=now)
+    outcomes.refresh(conn, [stored.delivery])
     commit_statuses.show_rerun(conn, name)
     return executions.get(conn, name)
 

@@ -213,7 +213,8 @@ def ignore(
         state = "connected" if claimed.repository.connection is not None else "ignored"
     _decide(conn, claimed, {"state": state, "reason": reason, "lacks_manifest": lacks_manifest})
     waiting = select(waiting_deliveries.c.delivery).where(*_waits_for(claimed.repository))
-    conn.execute(update(deliveries).where(deliveries.c.id.in_(waiting)).values(reason=reason))
+    ended = {"reason": reason, "outcome": "ignored"}
+    conn.execute(update(deliveries).where(deliveries.c.id.in_(waiting)).values(ended))
     conn.execute(delete(waiting_deliveries).where(*_waits_for(claimed.repository)))
 
 

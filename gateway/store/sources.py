@@ -153,7 +153,8 @@ def remove(conn: sqlalchemy.Connection, source_id: str, *, now: datetime) -> Non
 def forget_repositories(conn: sqlalchemy.Connection, source_id: str) -> None:
     """Delete what is known of the repositories of a deleted source."""
     waiting = select(waiting_deliveries.c.delivery).where(waiting_deliveries.c.source == source_id)
-    conn.execute(update(deliveries).where(deliveries.c.id.in_(waiting)).values(reason=_DELETED))
+    ended = {"reason": _DELETED, "outcome": "ignored"}
+    conn.execute(update(deliveries).where(deliveries.c.id.in_(waiting)).values(ended))
     conn.execute(delete(waiting_deliveries).where(waiting_deliveries.c.source == source_id))
     conn.execute(delete(source_repositories).where(source_repositories.c.source == source_id))
 

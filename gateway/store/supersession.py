@@ -6,12 +6,13 @@ import sqlalchemy
 from sqlalchemy import (
     ColumnElement,
     exists,
+    or_,
     select,
     union_all,
     update,
 )
 
-from gateway.store import commit_statuses
+from gateway.store import commit_statuses, outcomes
 from gateway.store.execution_tables import executions
 from gateway.store.executions import NewRequest
 from gateway.store.tables import ref_updates, refs
@@ -24,11 +25,12 @@ _IS_FIRST = (executions.c.redrives == 0) & executions.c.rerun_of.is_(None)
 
 def supersede(
     conn: sqlalchemy.Connection, request: NewRequest, *, ref: str, generation: int, commit: str | None
-) -> None:
+) -> str:
     """Supersede the trigger's pending requests for earlier moves of a ref.
 
     Their reason names the new request and its commit. If a later move already has a request, as after
-    webhooks in the wrong order, this request is the superseded one.
+    webhooks in the wrong order, this request is the superseded one. Return the request that remains: the
+    caller then stores the outcomes of the deliveries whose requests it has superseded.
     """
     later = _of_a_later_move(conn, request, ref=ref, generation=generation)
     if later is not None:
@@ -44,6 +46,7 @@ def supersede(
         by=later or request.id,
         reason=f"{ref} has moved on to {commit}, which has the request {request.id}",
     )
+    return later or request.id
 
 
 def promote(
@@ -73,6 +76,10 @@ def promote(
         its_request.exists(),
         superseded_by=its_request.limit(1).scalar_subquery(),
         reason=f"{ref} turned out to be at another commit",
+    )
+    of_the_move = select(mine.c.id).where(mine.c.ref_update == ref_update, mine.c.policy == "latest")
+    outcomes.follow_requests(
+        conn, or_(executions.c.superseded_by.in_(of_the_move), executions.c.ref_update == ref_update)
     )
 
 

@@ -26,7 +26,7 @@ from gateway.store import (  # noqa: F401 - their tables
     redelivery_tables,
     run_tables,
 )
-from gateway.store.columns import Instant, Sequence, partial_index
+from gateway.store.columns import Instant, Sequence, partial_index, prefix_index
 
 metadata = columns.metadata
 
@@ -93,7 +93,14 @@ deliveries = Table(
     Column("headers", JSON, nullable=False),
     Column("secret", BigInteger),
     Column("body", LargeBinary, nullable=False),
+    # See gateway/store/outcomes.py; null until a row of a previous version is found.
+    Column("outcome", Text),
+    # The pusher as `person_key` in gateway/store/people.py has it.
+    Column("pusher_key", Text),
     Index("ix_deliveries_connection_id", "connection", "id"),
+    Index("ix_deliveries_outcome_id", "outcome", "id"),
+    Index("ix_deliveries_connection_outcome_id", "connection", "outcome", "id"),
+    prefix_index("ix_deliveries_pusher_key_id", "pusher_key", "id"),
     Index("ix_deliveries_verdict_id", "verdict", "id"),
     Index("ix_deliveries_connection_verdict_id", "connection", "verdict", "id"),
     partial_index(
@@ -134,7 +141,13 @@ ref_updates = Table(
     Column("tries", Integer, nullable=False, server_default=text("0")),
     Column("due_at", Instant),
     Column("queued", Boolean, nullable=False, server_default=text("false")),
+    # The author of the commit, once it was fetched.
+    Column("author_key", Text),
     Index("ix_ref_updates_after", "after"),
+    prefix_index("ix_ref_updates_name_delivery", "name", "delivery"),
+    prefix_index(
+        "ix_ref_updates_author_key_delivery", "author_key", "delivery", where="author_key IS NOT NULL"
+    ),
     partial_index("ix_ref_updates_peeled", "peeled", where="peeled IS NOT NULL"),
     partial_index("ix_ref_updates_pending", "connection", "seq", where="state = 'pending'"),
     partial_index(

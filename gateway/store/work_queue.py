@@ -14,6 +14,7 @@ from gateway.store import (
     events,
     execution_tables,
     executions,
+    outcomes,
     platforms,
     ready_queue,
     supersession,
@@ -188,6 +189,7 @@ def settle(
     another worker has taken over the connection.
     """
     _as_owner(conn, connection, owner)
+    superseding: set[str] = set()
     for settlement in settlements:
         update_seq = settlement.update.seq
         changed = conn.execute(
@@ -204,7 +206,7 @@ def settle(
         )
         if changed.rowcount and settlement.requests:
             executions.add(conn, settlement.requests, ref_update=update_seq, now=now)
-            _supersede(conn, settlement)
+            superseding |= _supersede(conn, settlement)
         if changed.rowcount:
             events.add(conn, settlement.events, now=now)
             unexecuted.add_unplanned(
@@ -227,10 +229,23 @@ def settle(
                 tries=ref_updates.c.tries + 1,
             )
         )
+    _store_outcomes(conn, settlements, superseding)
     if any(settlement.state == "planned" and settlement.update.after for settlement in settlements):
         platforms.make_due(conn, connection, now=now)
     if ends_turn:
         release(conn, connection, owner=owner, now=now)
+
+
+def _store_outcomes(
+    conn: sqlalchemy.Connection, settlements: Sequence[Settlement], superseding: Collection[str]
+) -> None:
+    """Store the outcomes of the settled deliveries, and of those whose requests were superseded."""
+    ended = {settlement.update.delivery: False for settlement in settlements}
+    for settlement in settlements:
+        ended[settlement.update.delivery] |= outcomes.has_failed(settlement.state, settlement.verdicts)
+    outcomes.end_updates(conn, ended)
+    if superseding:
+        outcomes.follow_requests(conn, execution_tables.executions.c.superseded_by.in_(superseding))
 
 
 def _expect_statuses(
@@ -252,15 +267,18 @@ def _expect_statuses(
     commit_statuses.expect(conn, connection, expected, now=now)
 
 
-def _supersede(conn: sqlalchemy.Connection, settlement: Settlement) -> None:
-    """Keep one pending request of each `latest` trigger: that of the ref's latest move."""
+def _supersede(conn: sqlalchemy.Connection, settlement: Settlement) -> set[str]:
+    """Keep one pending request of each `latest` trigger: that of the ref's latest move.
+
+    Return the requests that supersede others.
+    """
     latest = [request for request in settlement.requests if request.is_latest_only]
     if not latest:
-        return
+        return set()
     # A reconciliation may have raised the generation since the worker read it.
     query = select(ref_updates.c.generation).where(ref_updates.c.seq == settlement.update.seq)
     generation = conn.execute(query).scalar_one()
-    for request in latest:
+    return {
         supersession.supersede(
             conn,
             request,
@@ -268,6 +286,8 @@ def _supersede(conn: sqlalchemy.Connection, settlement: Settlement) -> None:
             generation=generation,
             commit=settlement.peeled or settlement.update.after,
         )
+        for request in latest
+    }
 
 
 def replay(conn: sqlalchemy.Connection, delivery: str, *, now: datetime) -> None:
@@ -295,6 +315,7 @@ def replay(conn: sqlalchemy.Connection, delivery: str, *, now: datetime) -> None
         .where(*moved)
         .values(state="pending", queued=False, reason=None, settled_at=None, verdicts=None, **_DUE)
     )
+    outcomes.refresh(conn, [delivery])
     mine = select(deliveries.c.connection).where(deliveries.c.id == delivery).scalar_subquery()
     conn.execute(update(leases).where(leases.c.connection == mine).values(due_at=now))
 

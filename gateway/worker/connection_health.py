@@ -145,7 +145,7 @@ def _of_answers(known: Registration, facts: ConnectionFacts, *, now: datetime) -
     """Return what is wrong with the requests of a webhook that is in order."""
     reach = (
         "Check that the provider can reach the webhook URL: the provider's page of the webhook lists its"
-        " requests, and `pushgate deliveries --verdict refused` those that Pushgate refused."
+        " requests, and `pushgate deliveries --outcome refused` those that Pushgate refused."
     )
     if known.problem is not None:
         reason = _sentence(f"The provider's last request to the webhook failed: {known.problem}")
@@ -188,7 +188,7 @@ def _of_refusals(facts: ConnectionFacts) -> Iterator[Finding]:
             f"Pushgate refused requests to the webhook URL, the last at {_time(refused.last_at)} from"
             f" {refused.client or 'an unknown address'} with {refused.status}: {refused.reason}"
         ),
-        repair=repair or "See `pushgate deliveries --verdict refused`.",
+        repair=repair or "See `pushgate deliveries --outcome refused`.",
     )
 
 
@@ -301,7 +301,7 @@ def _first(connection: Connection) -> str:
         return f"Run `pushgate doctor {connection.id} --fix`, which registers the webhook at the provider."
     return (
         "Enter the webhook URL and the secret in the repository's settings at the provider, then push;"
-        " `pushgate deliveries --verdict refused` shows requests that Pushgate refused."
+        " `pushgate deliveries --outcome refused` shows requests that Pushgate refused."
     )
 
 

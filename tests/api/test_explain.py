@@ -236,7 +236,7 @@ def test_what_was_refused_is_listed_and_explained(service: Service, project: Pro
         assert text in table
     assert f"unknown connection {'0' * 24}  127.0.0.1" in table
     assert "401: Enter this connection's secret" in table
-    assert "--verdict refused" in run_pushgate("deliveries", service=service).stdout
+    assert "--outcome refused" in run_pushgate("deliveries", service=service).stdout
     for what in (name, project.url, item["id"], "second-try"):
         text = explained(service, what)
         assert f"refused with status 401: {item['reason']}" in text

@@ -95,7 +95,7 @@ class _Writer:
         for update in arrival.updates:
             assert update.ref.startswith("refs/")
             update.ref.encode()
-        return Receipt(delivery=arrival.id, verdict=arrival.verdict, reason=arrival.reason)
+        return Receipt(delivery=arrival.id, verdict=arrival.verdict, reason=arrival.reason, outcome="waiting")
 
 
 _loop = asyncio.new_event_loop()

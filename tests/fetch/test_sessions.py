@@ -82,7 +82,8 @@ def test_a_reader_does_not_wait_for_another(fetching: Fetching, tree: WorkTree, 
 def test_a_reading_that_is_cancelled_or_too_slow_leaves_no_process(tmp_path: Path, tree: WorkTree) -> None:
     """Not even of a git that does not answer."""
     tree.commit("First", {"a": "b"})
-    fetching = make_fetching(tmp_path, timeout=0.2)
+    # Long enough for a git to start on a busy machine.
+    fetching = make_fetching(tmp_path, timeout=3)
 
     def read_on(objects: Objects) -> object:
         [reader] = readers()

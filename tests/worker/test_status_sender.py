@@ -227,7 +227,8 @@ def test_a_limit_is_obeyed_without_a_request(database: Database, gitea: FakeGite
     planned(database, "test", commit="2e" * 20, before=COMMIT)
     report(database, ("train-1f1f", "succeeded"))
     other_server(database, gitea)
-    until(lambda: gitea.statuses.get(("3d" * 20, TRAIN)) == "error", one)
+    until(lambda: any(row.shown == "error" for row in rows(database)), one)
+    assert gitea.statuses == {("3d" * 20, TRAIN): "error"}
     assert len(gitea.requests) == 2
     shown = {row.commit: (row.shown, row.is_due) for row in rows(database)}
     assert shown == {COMMIT: (None, True), "2e" * 20: (None, True), "3d" * 20: ("error", False)}

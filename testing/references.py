@@ -109,7 +109,7 @@ def _section(name: str, command: Any) -> str:
     # A command that is a client of the API has all of these.
     shared = SHARED if "utc" in [one.name for one in command.params] else ()
     parameters = [one for one in command.params if not one.hidden and one.name not in shared]
-    parts = [f"## {name}", f"    {' '.join([name, *usage])}"]
+    parts = [f"## {name}", f"```text\n{' '.join([name, *usage])}\n```"]
     parts += [text for text in paragraphs if text not in examples]
     if parameters:
         rows = [_row(one) for one in parameters]

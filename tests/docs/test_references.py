@@ -8,7 +8,7 @@ import pytest
 from gateway.settings import Settings
 from testing.documents import FOLDER, REFERENCES
 
-GATEWAY = Path(__file__).parents[1] / "gateway"
+GATEWAY = Path(__file__).parents[2] / "gateway"
 
 
 @pytest.mark.parametrize("page", REFERENCES)

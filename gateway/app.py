@@ -9,8 +9,9 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from gateway.api.endpoints import on_bug, on_error, on_http_error
+from gateway.api.endpoints import on_http_error
 from gateway.api.health import Health
+from gateway.api.problems import on_bug, on_error
 from gateway.data_dir import DataDir
 from gateway.errors import PushgateError
 from gateway.intake.group_commit import DeliveryWriter

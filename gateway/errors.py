@@ -1,5 +1,20 @@
 """The tree of errors. Every message is a sentence for people, and contains no secret."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One of the things that are wrong with a request, in a sentence that names the field, never its value.
+
+    `path` leads to the field in the body; a `parameter` is in the path or the query of the URL.
+    """
+
+    detail: str
+    path: tuple[str | int, ...] = ()
+    parameter: str | None = None
+
 
 class PushgateError(Exception):
     """The base class of Pushgate's errors."""
@@ -22,7 +37,19 @@ class NotFound(PushgateError):
 
 
 class Invalid(PushgateError):
-    """A request to the API or the command line is invalid."""
+    """A request to the API or the command line is invalid.
+
+    A message about a single field begins with its name and a colon, unless there are `faults`.
+    """
+
+    def __init__(self, message: str, faults: Sequence[Fault] = ()) -> None:
+        super().__init__(message)
+        self.faults = tuple(faults)
+
+    @classmethod
+    def of(cls, faults: Sequence[Fault]) -> "Invalid":
+        """Return the error of one or more faults; its message is that of the first."""
+        return cls(faults[0].detail, faults)
 
 
 class NotAllowed(PushgateError):
@@ -31,6 +58,10 @@ class NotAllowed(PushgateError):
 
 class Conflict(Invalid):
     """A request conflicts with an existing record."""
+
+
+class Changed(PushgateError):
+    """The record was changed since the client has read it."""
 
 
 class FetchError(PushgateError):

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urlsplit
 
 import sqlalchemy
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.api.conditions import IfMatch, later
 from gateway.api.connection_views import (
     ConnectionCreated,
     ConnectionPage,
@@ -23,13 +23,12 @@ from gateway.api.endpoints import read
 from gateway.api.openapi import Operation
 from gateway.api.public_url import unreachable_hook
 from gateway.api.query import limit, wait_seconds
+from gateway.api.receivers import name_platform, status_receiver
 from gateway.api.remote_access import changed_access, remote_access
 from gateway.api.schemas import (
     ConnectionChange,
     NewConnection,
-    NewPlatform,
     NewSecret,
-    NewStatusWebhook,
 )
 from gateway.api.valohai import ValohaiUrls
 from gateway.api.webhook_auth import next_secret, read_scheme
@@ -39,12 +38,10 @@ from gateway.fetch.credentials import take_login
 from gateway.fetch.urls import check_url
 from gateway.intake.connection_cache import ConnectionCache
 from gateway.plan.triggers import read_triggers
-from gateway.provider_apis.standard_webhook import check_secret
 from gateway.store import (
     connections,
     identities,
     other_repositories,
-    platforms,
     reconciliations,
     registrations,
     status_tasks,
@@ -56,8 +53,6 @@ from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.ids import connection_id as new_connection_id
 from gateway.store.notify import Notifier
-from gateway.store.platforms import Platform
-from gateway.store.status_webhooks import StatusReceiver
 from gateway.threads import API
 from providers import PROVIDERS
 from providers.clone_urls import repository_key
@@ -101,6 +96,7 @@ class Connections:
                 body=NewConnection,
                 query=("wait",),
                 errors=(409,),
+                location=path,
             ),
             Operation(method="GET", path=path, endpoint=self.get_connection),
             Operation(
@@ -109,15 +105,28 @@ class Connections:
                 endpoint=self.update_connection,
                 body=ConnectionChange,
                 errors=(409,),
+                is_conditional=True,
             ),
-            Operation(method="DELETE", path=path, endpoint=self.delete_connection, status=204),
+            Operation(
+                method="DELETE",
+                path=path,
+                endpoint=self.delete_connection,
+                status=204,
+                is_conditional=True,
+            ),
             Operation(
                 method="POST", path=f"{path}/rotate-secret", endpoint=self.rotate_secret, body=NewSecret
             ),
-            Operation(method="POST", path=f"{path}/fetch", endpoint=self.fetch_connection, status=202),
+            Operation(
+                method="POST",
+                path=f"{path}/fetch",
+                endpoint=self.fetch_connection,
+                status=202,
+                location=path,
+            ),
             Operation(method="POST", path=f"{path}/check", endpoint=self.check_connection, query=("wait",)),
             Operation(method="POST", path=f"{path}/forget-repository", endpoint=self.forget_repository),
-            Operation(method="GET", path=f"{path}/refs", endpoint=self.list_refs),
+            Operation(method="GET", path=f"{path}/refs", endpoint=self.list_refs, query=("limit", "cursor")),
         ]
 
     async def list_connections(self, request: Request) -> ConnectionPage:
@@ -149,7 +158,7 @@ class Connections:
         access = await API.run(remote_access, wanted, name=name)
         unreachable = unreachable_hook(self.base_url, url)
         warnings = [*access.warnings, *([unreachable] if unreachable else [])]
-        receiver = self._receiver(wanted.status_webhook)
+        receiver = status_receiver(wanted.status_webhook, allow_http=self.allow_http)
         now = datetime.now(UTC)
         connection = _new_connection(
             wanted, name=name, url=url, auth=scheme.auth, deploy_key=access.deploy_key, now=now
@@ -161,7 +170,7 @@ class Connections:
             connections.add_another(conn, added, is_named=wanted.name is not None, is_forced=wanted.force)
             connections.keep_credentials(conn, self.keyring, connection.id, access.sealable)
             if wanted.platform is not None:
-                self._name_platform(conn, connection.id, wanted.platform)
+                name_platform(conn, self.keyring, connection.id, wanted.platform, allow_http=self.allow_http)
             if receiver is not None:
                 status_webhooks.name(conn, self.keyring, connection.id, receiver)
             for secret in scheme.secrets:
@@ -183,7 +192,7 @@ class Connections:
 
     async def update_connection(self, request: Request) -> ConnectionView:
         """`PATCH /connections/{id}`: change the given fields; postponed work is retried now."""
-        connection_id = request.path_params["id"]
+        connection_id, condition = request.path_params["id"], IfMatch.of(request)
         given = await read(request, ConnectionChange)
         wanted = self._changes(given)
         now = datetime.now(UTC)
@@ -194,11 +203,13 @@ class Connections:
         access = await API.run(changed_access, old, kept, given)
         if access is not None:
             wanted["deploy_key"] = access.deploy_key
-        receiver = self._receiver(given.status_webhook)
+        receiver = status_receiver(given.status_webhook, allow_http=self.allow_http)
         is_identity_given = "identity" in given.model_fields_set
 
         def change(conn: sqlalchemy.Connection) -> ConnectionView:
-            changed = replace(connections.get(conn, connection_id), **wanted, updated_at=now)
+            before = connections.get(conn, connection_id, locked=True)
+            condition.check(before.name, before.updated_at)
+            changed = replace(before, **wanted, updated_at=later(now, before.updated_at))
             if is_identity_given:
                 changed = replace(changed, identity=identities.named(conn, given.identity))
             identities.use(conn, changed)
@@ -206,7 +217,7 @@ class Connections:
             if access is not None:
                 connections.keep_credentials(conn, self.keyring, connection_id, access.sealable)
             if "platform" in given.model_fields_set:
-                self._name_platform(conn, connection_id, given.platform)
+                name_platform(conn, self.keyring, connection_id, given.platform, allow_http=self.allow_http)
             if "status_webhook" in given.model_fields_set:
                 status_webhooks.name(conn, self.keyring, connection_id, receiver)
             work_queue.make_due(conn, connection_id, now=now)
@@ -239,10 +250,12 @@ class Connections:
 
         Its deliveries stay readable.
         """
-        connection_id = request.path_params["id"]
+        connection_id, condition = request.path_params["id"], IfMatch.of(request)
         now = datetime.now(UTC)
 
         def remove(conn: sqlalchemy.Connection) -> None:
+            before = connections.get(conn, connection_id, locked=True)
+            condition.check(before.name, before.updated_at)
             connections.remove(conn, connection_id, now=now)
             registrations.request_removal(conn, connection_id, now=now)
 
@@ -328,16 +341,21 @@ class Connections:
         return view
 
     async def list_refs(self, request: Request) -> RefPage:
-        """`GET /connections/{id}/refs`: list the known position of each branch and tag."""
-        connection_id = request.path_params["id"]
+        """`GET /connections/{id}/refs`: list the known position of each branch and tag, by name.
+
+        Without `limit`, the answer has all of them.
+        """
+        connection_id, query = request.path_params["id"], request.query_params
+        max_items = limit(request) if "limit" in query else None
 
         def look(conn: sqlalchemy.Connection) -> dict[str, str | None]:
             connections.get(conn, connection_id)
             return reconciliations.known_refs(conn, connection_id)
 
         known = await self.database.read(look)
-        views = [RefView(ref=ref, id=known[ref]) for ref in sorted(known) if ref.startswith(_SHOWN_REFS)]
-        return RefPage(items=views, next=None)
+        refs = [ref for ref in sorted(known) if ref.startswith(_SHOWN_REFS) and ref > query.get("cursor", "")]
+        views = [RefView(ref=ref, id=known[ref]) for ref in refs[:max_items]]
+        return RefPage(items=views, next=views[-1].ref if len(views) < len(refs) else None)
 
     def _checked(self, url: str) -> str:
         check_url(url, allow_http=self.allow_http, hosts=self.hosts)
@@ -367,36 +385,6 @@ class Connections:
             )
             for connection in found
         ]
-
-    def _receiver(self, wanted: NewStatusWebhook | None) -> StatusReceiver | None:
-        """Return the receiver of verdicts that a request names. Raises `Invalid`."""
-        if wanted is None:
-            return None
-        parts, secret = urlsplit(wanted.url), wanted.secret.get_secret_value()
-        if parts.scheme != "https" and not (parts.scheme == "http" and self.allow_http):
-            raise Invalid("status_webhook.url must begin with https://")
-        if not parts.hostname or parts.username is not None:
-            raise Invalid("status_webhook.url must have a host, and no user")
-        check_secret(secret)
-        return StatusReceiver(url=wanted.url, secret=secret)
-
-    def _name_platform(
-        self, conn: sqlalchemy.Connection, connection_id: str, wanted: NewPlatform | None
-    ) -> None:
-        """Store the platform that fetches for a connection. Raises `Invalid`."""
-        if wanted is None:
-            platforms.name(conn, self.keyring, connection_id, None, None)
-            return
-        _check_platform(wanted.url, allow_http=self.allow_http)
-        platform = Platform(url=wanted.url, project=wanted.project)
-        token = wanted.token.get_secret_value() if wanted.token else None
-        kept = platforms.of(conn, [connection_id]).get(connection_id)
-        if token is None and (kept is None or kept.url != platform.url):
-            raise Invalid(
-                "platform: a token is needed, for its header Authorization: Token …; the stored token is"
-                " sent to its own address only"
-            )
-        platforms.name(conn, self.keyring, connection_id, platform, token)
 
     def _made(self, conn: sqlalchemy.Connection, connection: Connection, secret: str) -> ConnectionCreated:
         return ConnectionCreated(**self._view(conn, connection).model_dump(), secret=secret)
@@ -430,12 +418,3 @@ def _texts(networks: Sequence[Any]) -> list[str]:
 
 def _checked_triggers(wanted: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [trigger.model_dump(mode="json") for trigger in read_triggers(wanted)]
-
-
-def _check_platform(url: str, *, allow_http: bool) -> None:
-    """Raise `Invalid` for a platform's URL that is malformed or would expose the platform's token."""
-    parts = urlsplit(url)
-    if parts.scheme != "https" and not (parts.scheme == "http" and allow_http):
-        raise Invalid("platform: url must begin with https://")
-    if not parts.hostname or parts.username or parts.query or parts.fragment:
-        raise Invalid("platform: url must be scheme and host, without user, query or fragment")

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from gateway.api.executions import Executions
 from gateway.api.explain import by_id, explained
 from gateway.api.openapi import Operation
-from gateway.api.query import choice, connection_filter, limit
+from gateway.api.query import choice, connection_filter, limit, wrong
 from gateway.api.views import (
     DeliveryPage,
     DeliveryView,
@@ -54,9 +54,15 @@ class Deliveries:
             ),
             Operation(method="GET", path="/deliveries/{id}", endpoint=self.get_delivery),
             Operation(
-                method="POST", path="/deliveries/{id}/replay", endpoint=self.replay_delivery, status=202
+                method="POST",
+                path="/deliveries/{id}/replay",
+                endpoint=self.replay_delivery,
+                status=202,
+                location="/deliveries/{id}",
             ),
-            Operation(method="GET", path="/explain", endpoint=self.explain, query=("what",)),
+            Operation(
+                method="GET", path="/explain", endpoint=self.explain, query=("what", "limit", "cursor")
+            ),
         ]
 
     async def list_deliveries(self, request: Request) -> DeliveryPage:
@@ -112,14 +118,24 @@ class Deliveries:
         return view
 
     async def explain(self, request: Request) -> ExplainedPage:
-        """`GET /explain?what=`: find the deliveries that an id, commit or URL refers to, oldest first."""
-        items = await self.explained(request.query_params.get("what", ""))
-        return ExplainedPage(items=items, next=None)
+        """`GET /explain?what=`: find the deliveries that an id, commit or URL refers to, oldest first.
+
+        Without `limit`, the answer has all of them.
+        """
+        query = request.query_params
+        max_items = limit(request) if "limit" in query else None
+        found = await self.explained(query.get("what", ""))
+        ids, cursor = [each.id for each in found], query.get("cursor")
+        if cursor is not None and cursor not in ids:
+            raise wrong("cursor", "cursor is not a value that this API has returned")
+        items = found if cursor is None else found[ids.index(cursor) + 1 :]
+        page = items[:max_items]
+        return ExplainedPage(items=page, next=page[-1].id if len(page) < len(items) else None)
 
     async def explained(self, what: str) -> list[ExplainedView]:
         """Return the deliveries that `what` refers to, with their execution requests."""
         if not what.strip():
-            raise Invalid("what: give the id of a delivery or execution, a commit, or a URL")
+            raise wrong("what", "what: give the id of a delivery or execution, a commit, or a URL")
         found, statuses = await self.database.read(self._explained, what)
         signed = [(delivery, await self.executions.signed(requests)) for delivery, requests in found]
         # In a thread, because a delivery may have thousands of ref updates.
@@ -174,11 +190,11 @@ def _page(
 
 def _commit(text: str | None) -> str | None:
     if text is not None and not _COMMIT_PREFIX.fullmatch(text.lower()):
-        raise Invalid("commit must be 7 to 64 hex digits: an object id or its beginning")
+        raise wrong("commit", "commit must be 7 to 64 hex digits: an object id or its beginning")
     return text.lower() if text is not None else None
 
 
 def _cursor(text: str | None) -> str | None:
     if text is not None and not _DELIVERY_ID.fullmatch(text):
-        raise Invalid("cursor is not a value that this API has returned")
+        raise wrong("cursor", "cursor is not a value that this API has returned")
     return text

@@ -73,6 +73,7 @@ class Executions:
                 endpoint=self.republish_execution,
                 status=202,
                 errors=(409,),
+                location="/executions/{id}",
             ),
             Operation(
                 method="POST",
@@ -80,6 +81,7 @@ class Executions:
                 endpoint=self.cancel_execution,
                 status=202,
                 errors=(409,),
+                location="/executions/{id}",
             ),
             Operation(
                 method="POST",
@@ -88,6 +90,7 @@ class Executions:
                 status=201,
                 query=("key",),
                 errors=(409,),
+                location="/executions/{id}",
             ),
         ]
 

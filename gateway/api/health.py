@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from gateway.api.endpoints import problem
+from gateway.api.problems import untyped
 from gateway.errors import StoreUnavailable
 from gateway.fetch.housekeeping import disk_trouble
 from gateway.intake.group_commit import DeliveryWriter
@@ -88,18 +88,18 @@ class Health:
     async def ready(self, _request: Request) -> Response:
         """`GET /readyz`: deliveries can be stored, and the process is not shutting down."""
         if self.is_closing():
-            return problem(503, "not ready", "the process is shutting down")
+            return untyped(503, "Not ready", "the process is shutting down")
         if not self.writer.healthy:
-            return problem(503, "not ready", "deliveries could not be stored recently")
+            return untyped(503, "Not ready", "deliveries could not be stored recently")
         try:
             await self._check_store()
         except StoreUnavailable as error:
-            return problem(503, "not ready", str(error))
+            return untyped(503, "Not ready", str(error))
         trouble = await self._disk_trouble()
         if trouble is None:
             return JSONResponse({"status": "ok"})
         if not self.serves_webhooks:
-            return problem(503, "not ready", trouble)
+            return untyped(503, "Not ready", trouble)
         return JSONResponse({"status": "ok", "fetching": trouble})
 
     async def _disk_trouble(self) -> str | None:

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api import identity_kinds
+from gateway.api.conditions import IfMatch, later
 from gateway.api.endpoints import read
 from gateway.api.identity_schemas import IdentityChange, NewIdentity
 from gateway.api.openapi import Operation
@@ -98,6 +99,7 @@ class Identities:
                 status=201,
                 body=NewIdentity,
                 errors=(409,),
+                location=path,
             ),
             Operation(method="GET", path=path, endpoint=self.get_identity),
             Operation(
@@ -106,8 +108,16 @@ class Identities:
                 endpoint=self.update_identity,
                 body=IdentityChange,
                 errors=(409,),
+                is_conditional=True,
             ),
-            Operation(method="DELETE", path=path, endpoint=self.delete_identity, status=204, errors=(409,)),
+            Operation(
+                method="DELETE",
+                path=path,
+                endpoint=self.delete_identity,
+                status=204,
+                errors=(409,),
+                is_conditional=True,
+            ),
             Operation(method="POST", path=f"{path}/check", endpoint=self.check_identity, query=("wait",)),
         ]
 
@@ -150,15 +160,16 @@ class Identities:
 
     async def update_identity(self, request: Request) -> IdentityView:
         """`PATCH /identities/{id}`: change the given fields."""
-        id_or_name = request.path_params["id"]
+        id_or_name, condition = request.path_params["id"], IfMatch.of(request)
         wanted = await read(request, IdentityChange)
         given = _fields(wanted)
         now = datetime.now(UTC)
         self._check(given, now=now)
 
         def change(conn: sqlalchemy.Connection) -> IdentityView:
-            before = identities.get(conn, id_or_name)
-            identity = replace(before, **given, updated_at=now)
+            before = identities.get(conn, id_or_name, locked=True)
+            condition.check(before.name, before.updated_at)
+            identity = replace(before, **given, updated_at=later(now, before.updated_at))
             takes = identity_kinds.takes(identity.kind, identity.settings)
             secret = identity_kinds.read_secret(identity.kind, identity.settings, wanted)
             if secret is None and takes != identity_kinds.takes(before.kind, before.settings):
@@ -177,8 +188,14 @@ class Identities:
 
     async def delete_identity(self, request: Request) -> Response:
         """`DELETE /identities/{id}`: delete an identity that no connection uses."""
-        id_or_name = request.path_params["id"]
-        await self.database.write(lambda conn: identities.delete(conn, identities.get(conn, id_or_name).id))
+        id_or_name, condition = request.path_params["id"], IfMatch.of(request)
+
+        def remove(conn: sqlalchemy.Connection) -> None:
+            identity = identities.get(conn, id_or_name, locked=True)
+            condition.check(identity.name, identity.updated_at)
+            identities.delete(conn, identity.id)
+
+        await self.database.write(remove)
         return Response(status_code=204)
 
     async def check_identity(self, request: Request) -> IdentityView:

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.channel_schemas import ChannelChange, MailSettings, NewChannel
+from gateway.api.conditions import IfMatch, later
 from gateway.api.endpoints import read
 from gateway.api.openapi import Operation
 from gateway.api.query import limit, wait_seconds
@@ -103,12 +104,20 @@ class NotificationChannels:
                 status=201,
                 body=NewChannel,
                 errors=(409,),
+                location=path,
             ),
             Operation(method="GET", path=path, endpoint=self.get_channel),
             Operation(
-                method="PATCH", path=path, endpoint=self.update_channel, body=ChannelChange, errors=(409,)
+                method="PATCH",
+                path=path,
+                endpoint=self.update_channel,
+                body=ChannelChange,
+                errors=(409,),
+                is_conditional=True,
             ),
-            Operation(method="DELETE", path=path, endpoint=self.delete_channel, status=204),
+            Operation(
+                method="DELETE", path=path, endpoint=self.delete_channel, status=204, is_conditional=True
+            ),
             Operation(method="POST", path=f"{path}/test", endpoint=self.test_channel, query=("wait",)),
         ]
 
@@ -149,11 +158,13 @@ class NotificationChannels:
     async def update_channel(self, request: Request) -> ChannelView:
         """`PATCH /notification-channels/{id}`: change the given fields."""
         wanted = await read(request, ChannelChange)
-        id_or_name, now = request.path_params["id"], datetime.now(UTC)
+        id_or_name, condition = request.path_params["id"], IfMatch.of(request)
+        now = datetime.now(UTC)
         given = _secrets(wanted)
 
         def change(conn: sqlalchemy.Connection) -> ChannelView:
-            before = notification_channels.get(conn, id_or_name)
+            before = notification_channels.get(conn, id_or_name, locked=True)
+            condition.check(before.name, before.updated_at)
             stored = notification_channels.address(conn, self.keyring, before.id)
             is_elsewhere = wanted.mail is not None and wanted.mail.host != before.settings.get("host")
             if stored.password and is_elsewhere and "password" not in given:
@@ -162,7 +173,7 @@ class NotificationChannels:
             channel = replace(
                 before,
                 settings=_settings(wanted.mail, address) if wanted.mail or wanted.url else before.settings,
-                updated_at=now,
+                updated_at=later(now, before.updated_at),
                 **_rules(wanted),
             )
             self._check(channel, address)
@@ -174,10 +185,12 @@ class NotificationChannels:
 
     async def delete_channel(self, request: Request) -> Response:
         """`DELETE /notification-channels/{id}`: delete a channel, and what was still to be sent there."""
-        id_or_name = request.path_params["id"]
+        id_or_name, condition = request.path_params["id"], IfMatch.of(request)
 
         def remove(conn: sqlalchemy.Connection) -> None:
-            notification_channels.remove(conn, notification_channels.get(conn, id_or_name).id)
+            channel = notification_channels.get(conn, id_or_name, locked=True)
+            condition.check(channel.name, channel.updated_at)
+            notification_channels.remove(conn, channel.id)
 
         await self.database.write(remove)
         return Response(status_code=204)

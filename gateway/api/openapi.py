@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, get_type_hints
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue, models_json_schema
 from pydantic_core.core_schema import (
     DataclassField,
@@ -18,13 +19,26 @@ from pydantic_core.core_schema import (
     WithDefaultSchema,
 )
 from starlette.routing import Route
+from typing_extensions import TypeAliasType
 
 from gateway.api.auth import AdminToken
-from gateway.api.endpoints import Answering, answering, guarded, unless_signed
+from gateway.api.connection_views import HealthState
+from gateway.api.endpoints import Answering, Answers, guarded, unless_signed
 from gateway.api.query import MAX_WAIT_SECONDS
-from gateway.api.root_paths import ROOT_PATHS, UnreadableWebhook, WebhookReceipt
-from gateway.api.schemas import Error
-from gateway.api.statuses import COMPONENTS, CONTENT_RANGE, FILE_HEADERS, responses, without_content
+from gateway.api.root_paths import ROOT_PATHS, UnreadableWebhook, WebhookError, WebhookReceipt
+from gateway.api.schemas import Error, Page
+from gateway.api.source_views import RepositoryState
+from gateway.api.statuses import (
+    COMPONENTS,
+    CONTENT_RANGE,
+    ETAG,
+    FILE_HEADERS,
+    LINK,
+    LOCATION,
+    responses,
+    without_content,
+)
+from gateway.api.views import ExecutionState, Verdict
 from gateway.messages.names import EXECUTION_REQUEST_SCHEMA
 from gateway.messages.schema import examples
 
@@ -59,6 +73,15 @@ _IDS = {
     "packages": "the id of the package, as in `package.id` of a message",
     "repository of sources": "the provider's id of the repository",
 }
+
+
+def _chosen(words: TypeAliasType) -> dict[str, Any]:
+    """Return the declaration of a parameter that takes one of the words of a type with its own schema."""
+    of_words: TypeAdapter[str] = TypeAdapter(words.__value__)
+    choices = of_words.json_schema()["enum"]
+    return {"schema": {"$ref": f"{_COMPONENT}{words.__name__}"}, "choices": choices}
+
+
 _WAIT = {"type": "number", "minimum": 0, "maximum": MAX_WAIT_SECONDS, "default": 3}
 _QUERY: dict[str, dict[str, Any]] = {
     "connection": {"description": "only records of this connection, by its id or name"},
@@ -70,19 +93,19 @@ _QUERY: dict[str, dict[str, Any]] = {
     },
     "verdict": {
         "description": "only deliveries with this verdict",
-        "schema": {"$ref": f"{_COMPONENT}Verdict"},
+        **_chosen(Verdict),
     },
     "state": {
         "description": "only requests in this state",
-        "schema": {"$ref": f"{_COMPONENT}ExecutionState"},
+        **_chosen(ExecutionState),
     },
     "state of sources": {
         "description": "only repositories in this state",
-        "schema": {"$ref": f"{_COMPONENT}RepositoryState"},
+        **_chosen(RepositoryState),
     },
     "state of health": {
         "description": "only connections in this state",
-        "schema": {"$ref": f"{_COMPONENT}HealthState"},
+        **_chosen(HealthState),
     },
     "commit": {
         "description": "an object id or its beginning: only deliveries that moved a ref to it, or to its tag",
@@ -131,7 +154,9 @@ _HEADERS = {
     "Last-Event-ID": "the id of the last event that the client has seen: the stream continues behind it",
     "Range": "one range of bytes, such as bytes=0-1023; of several, the whole file is sent",
     "If-Range": "an ETag: the range counts only for this file",
-    "If-None-Match": "an ETag: the file is not sent again",
+    "If-None-Match": "an ETag: if it is that of the answer, the answer is 304 without a body",
+    "If-Match": "an ETag of an earlier answer: the change is made only if the settings are still of that"
+    " version",
 }
 _FILTERS = {"connection", "delivery", "what"}
 
@@ -142,7 +167,9 @@ class Operation:
 
     `status` is the status of a successful answer, `media_types` its content types. `body` is the model of the
     request's body; `query` and `headers` are the parameters that the endpoint reads. `errors` are statuses
-    besides those that follow from the other fields. `is_file` marks a file, with ranges and HEAD. If
+    besides those that follow from the other fields. `location` is the path of the resource that it makes or
+    changes, with a field of the answer in braces. `is_conditional` marks a change that If-Match may prevent,
+    `is_file` a file, with ranges. If
     `is_signed`, a URL with a signature, which the endpoint checks, needs no token. `event` is the model of
     the body as a CloudEvent in structured mode.
     """
@@ -156,13 +183,22 @@ class Operation:
     headers: tuple[str, ...] = ()
     media_types: tuple[str, ...] = ("application/json",)
     errors: tuple[int, ...] = ()
+    location: str | None = None
+    is_conditional: bool = False
     is_file: bool = False
     is_signed: bool = False
     event: type[BaseModel] | None = None
 
-    def route(self, token: AdminToken) -> Route:
+    def route(self, token: AdminToken, *, base_url: str) -> Route:
         """Return the route, with the check of the token."""
-        endpoint = answering(self.endpoint, self.status, self.query)
+        root = urlsplit(base_url).path
+        endpoint = Answers(
+            endpoint=self.endpoint,
+            status=self.status,
+            query=self.parameters,
+            body=self.body,
+            location=None if self.location is None else root + _BASE + self.location,
+        )
         checked = guarded(endpoint, token)
         return Route(
             _BASE + self.path,
@@ -177,6 +213,17 @@ class Operation:
         return given if issubclass(given, BaseModel) else None
 
     @property
+    def parameters(self) -> dict[str, dict[str, Any]]:
+        """The declarations of the query parameters, by their names."""
+        own = {name: f"{name} of {self.subject}" for name in self.query}
+        return {name: _QUERY[own[name] if own[name] in _QUERY else name] for name in self.query}
+
+    @property
+    def has_tag(self) -> bool:
+        """Whether a successful answer has an ETag."""
+        return self.answer is not None and self.method in {"GET", "PATCH"}
+
+    @property
     def subject(self) -> str:
         """The first word of the path, such as connections."""
         return self.path.split("/")[1]
@@ -184,8 +231,10 @@ class Operation:
     @property
     def statuses(self) -> set[int]:
         """The statuses of the errors that the operation can answer."""
-        statuses = {401, 422, 429, 503, *self.errors, *([403] if self.is_signed else [])}
-        if self.body is not None:
+        statuses = {401, 422, 429, 503, *self.errors}
+        statuses |= {403} if self.is_signed else set()
+        statuses |= {412} if self.is_conditional else set()
+        if self.method != "GET":
             statuses |= {408, 413}
         if "{" in self.path or _FILTERS & set(self.query):
             statuses.add(404)
@@ -212,7 +261,7 @@ def document(operations: Sequence[Operation], *, version: str, base_url: str) ->
     """Return the OpenAPI document of these operations, at this URL."""
     models: list[tuple[type[BaseModel], JsonSchemaMode]]
     models = [(each.answer, "serialization") for each in operations if each.answer is not None]
-    models += [(model, "serialization") for model in (Error, WebhookReceipt, UnreadableWebhook)]
+    models += [(model, "serialization") for model in (Error, WebhookError, WebhookReceipt, UnreadableWebhook)]
     models += [(each.body, "validation") for each in operations if each.body is not None]
     models += [(each.event, "validation") for each in operations if each.event is not None]
     names, shapes = models_json_schema(
@@ -289,10 +338,12 @@ def _parameters(operation: Operation) -> Iterator[dict[str, Any]]:
         own = f"{name} of {operation.subject}"
         meaning = _IDS.get(own, _IDS[operation.subject])
         yield {"name": name, "in": "path", "required": True, "description": meaning, **text}
-    for name in operation.query:
-        own = f"{name} of {operation.subject}"
-        yield {"name": name, "in": "query", **text, **_QUERY[own if own in _QUERY else name]}
-    for name in operation.headers:
+    for name, declared in operation.parameters.items():
+        described = {key: value for key, value in declared.items() if key != "choices"}
+        yield {"name": name, "in": "query", **text, **described}
+    tagged = ["If-None-Match"] if operation.has_tag and operation.method == "GET" else []
+    conditional = ["If-Match"] if operation.is_conditional else []
+    for name in (*operation.headers, *tagged, *conditional):
         yield {"name": name, "in": "header", "description": _HEADERS[name], **text}
 
 
@@ -318,4 +369,14 @@ def _success(operation: Operation, names: dict[Any, Any]) -> dict[str, Any]:
         is_binary = operation.media_types == (BINARY,)
         schema = {"type": "string", **({"format": "binary"} if is_binary else {})}
     content = {kind: {"schema": schema} for kind in operation.media_types}
-    return {str(operation.status): {"description": "Success.", "content": content}}
+    headers = {
+        **(ETAG if operation.has_tag else {}),
+        **(LINK if operation.answer is not None and issubclass(operation.answer, Page) else {}),
+        **(LOCATION if operation.location is not None else {}),
+    }
+    described = {"description": "Success.", **({"headers": headers} if headers else {}), "content": content}
+    unchanged = {"304": {"description": "The client has this answer.", "headers": ETAG}}
+    return {
+        str(operation.status): described,
+        **(unchanged if operation.has_tag and operation.method == "GET" else {}),
+    }

@@ -12,8 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from gateway.api.auth import check_signature
-from gateway.api.endpoints import problem
+from gateway.api.conditions import is_known
 from gateway.api.openapi import BINARY, Operation
+from gateway.api.problems import NO_SUCH_RANGE, problem
 from gateway.crypto.signed_tokens import SignedTokens
 from gateway.packages.storage import PackageStorage
 from gateway.store import packages
@@ -59,7 +60,7 @@ class PackageFiles:
         headers = _headers(kept)
         if BINARY in request.headers.get("accept", ""):
             headers["content-type"] = BINARY
-        if _matches(request.headers.get("if-none-match"), headers["etag"]):
+        if is_known(request, headers["etag"]):
             return Response(status_code=304, headers=headers)
         start, end = 0, kept.size
         status = 200
@@ -71,10 +72,11 @@ class PackageFiles:
                 status = 206
                 if start >= end:
                     unsatisfied = {"content-range": f"bytes */{kept.size}"}
-                    return problem(416, "no such range", f"the package has {kept.size} bytes", unsatisfied)
+                    return problem(NO_SUCH_RANGE, f"the package has {kept.size} bytes", unsatisfied)
                 headers["content-range"] = f"bytes {start}-{end - 1}/{kept.size}"
         headers["content-length"] = str(end - start)
         if request.method == "HEAD":
+            # Before the storage is read.
             return Response(status_code=status, headers=headers)
         return StreamingResponse(await self.storage.read(kept.object, start, end), status, headers)
 
@@ -91,12 +93,6 @@ def _headers(kept: KeptPackage) -> dict[str, str]:
         # https://www.rfc-editor.org/rfc/rfc9530
         "repr-digest": f"sha-256=:{digest}:",
     }
-
-
-def _matches(header: str | None, etag: str) -> bool:
-    if header is None:
-        return False
-    return header.strip() == "*" or etag in {tag.strip().removeprefix("W/") for tag in header.split(",")}
 
 
 def _range(header: str | None, size: int) -> tuple[int, int] | None:

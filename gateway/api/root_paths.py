@@ -1,10 +1,10 @@
 """The operations at the root, which need no token, for the OpenAPI document: webhooks and specifications."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, Field
 
-from gateway.api.schemas import Error
 from gateway.api.statuses import RETRY_AFTER, error
 from gateway.api.views import Verdict
 from gateway.messages.events import EVENTS
@@ -34,7 +34,14 @@ class WebhookReceipt(BaseModel):
     reason: str | None = Field(description="why; null where the verdict says it all")
 
 
-class UnreadableWebhook(Error, WebhookReceipt):
+class WebhookError(BaseModel):
+    """The answer to a delivery that was not accepted. Providers show it to people."""
+
+    error: str = Field(description="the kind of error, in a few words")
+    detail: str = Field(description="a sentence for people; do not parse it")
+
+
+class UnreadableWebhook(WebhookError, WebhookReceipt):
     """The answer to a delivery that was verified and recorded, but cannot be read."""
 
 
@@ -74,9 +81,13 @@ _PUSH = {
 _PAYLOAD = {"type": "object", "additionalProperties": True, "description": "the provider's payload"}
 
 
-def _receipt(description: str, schema: str) -> dict[str, Any]:
+def _receipt(description: str, schema: str, headers: Mapping[str, Any] | None = None) -> dict[str, Any]:
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
-    return {"description": description, "content": content}
+    return {"description": description, **({"headers": headers} if headers else {}), "content": content}
+
+
+def _refused(description: str, headers: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    return _receipt(description, "WebhookError", headers)
 
 
 _WEBHOOK = {
@@ -119,12 +130,12 @@ _WEBHOOK = {
         "200": _receipt("A ping: it is recorded and has no effect.", "WebhookReceipt"),
         "202": _receipt("Recorded: `verdict` is what the gateway made of it.", "WebhookReceipt"),
         "400": _receipt("Verified and recorded, but the body cannot be decoded.", "UnreadableWebhook"),
-        "401": error(
+        "401": _refused(
             "Not verified: the signature or token is missing or wrong, or the sender's address is not in"
             " `networks` of the connection. Nothing is recorded."
         ),
-        "404": error("There is no such connection."),
-        "413": error("The body is larger than the setting BODY_LIMIT."),
+        "404": _refused("There is no such connection."),
+        "413": _refused("The body is larger than the setting BODY_LIMIT."),
         "415": {
             "description": "Verified and recorded, but of another content type; or compressed, which is not"
             " recorded.",
@@ -133,13 +144,13 @@ _WEBHOOK = {
                     "schema": {
                         "anyOf": [
                             {"$ref": "#/components/schemas/UnreadableWebhook"},
-                            {"$ref": "#/components/schemas/Error"},
+                            {"$ref": "#/components/schemas/WebhookError"},
                         ]
                     }
                 }
             },
         },
-        "503": error("It cannot be recorded now, or too much is in progress: send it again.", RETRY_AFTER),
+        "503": _refused("It cannot be recorded now, or too much is in progress: send it again.", RETRY_AFTER),
     },
 }
 

@@ -1,9 +1,11 @@
 """The bodies of requests to the REST API, and what they share with the answers: pages, errors, types."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -18,9 +20,11 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 from typing_extensions import TypeAliasType
 
-from gateway.plan.source_rules import Rule, YamlPath
-from gateway.plan.triggers import Glob, Trigger
+from gateway.errors import Invalid
+from gateway.plan.source_rules import Rule, YamlPath, read_rules
+from gateway.plan.triggers import Glob, Trigger, read_triggers
 from gateway.store import sources
+from gateway.text.validation import carried
 from providers import PROVIDERS
 from providers import model as provider_model
 
@@ -59,6 +63,19 @@ def one_of(values: tuple[str, ...], description: str) -> FieldInfo:
     return described
 
 
+def _accepted_by(read: Callable[[list[Any]], object]) -> Callable[[list[Any]], list[Any]]:
+    """Return a validator that returns its input if `read` accepts it, so that all faults are reported."""
+
+    def check(given: list[Any]) -> list[Any]:
+        try:
+            read(given)
+        except Invalid as error:
+            raise carried(error) from None
+        return given
+
+    return check
+
+
 Line = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]*$")
 ]
@@ -72,8 +89,12 @@ EntraId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]{0
 PrivateKey = Annotated[SecretStr, Field(min_length=1, max_length=65536)]
 Networks = Annotated[list[IPvAnyNetwork], Field(max_length=200)]
 Follows = Annotated[list[Glob], Field(max_length=100)]
-NewTriggers = list[Annotated[dict[str, Any], ShownAs(NewTrigger)]]
-NewRules = list[Annotated[dict[str, Any], ShownAs(NewRule)]]
+NewTriggers = Annotated[
+    list[Annotated[dict[str, Any], ShownAs(NewTrigger)]], AfterValidator(_accepted_by(read_triggers))
+]
+NewRules = Annotated[
+    list[Annotated[dict[str, Any], ShownAs(NewRule)]], AfterValidator(_accepted_by(read_rules))
+]
 Item = TypeVar("Item")
 
 # Each of these has a schema of its own in the OpenAPI document.
@@ -111,6 +132,10 @@ class RequestBody(BaseModel):
     """The body of a request. An unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NoFields(RequestBody):
+    """The body of a request that needs none: it may be empty, or an empty object."""
 
 
 class NewCredentials(RequestBody):
@@ -355,8 +380,34 @@ class Page(BaseModel, Generic[Item]):
     next: str | None = Field(description="the `cursor` of the next page; null on the last page")
 
 
-class Error(BaseModel):
-    """An error: what is wrong, and what to do."""
+class FaultView(BaseModel):
+    """One of the things that are wrong with a request."""
 
-    error: str = Field(description="the kind of error, in a few words")
+    pointer: str | None = Field(
+        description="the field of the body, as a JSON pointer (RFC 6901); null if it is no field",
+        examples=["#/triggers/0/branches"],
+    )
+    parameter: str | None = Field(
+        description="the parameter of the URL, or the header; null if it is none", examples=["limit"]
+    )
+    detail: str = Field(description="a sentence for people that names the field; do not parse it")
+
+
+class Error(BaseModel):
+    """An error as RFC 9457 defines it: what is wrong, and what to do."""
+
+    type: str = Field(
+        description="a URI reference that identifies the kind of error: its section in the gateway's page"
+        " about errors; `about:blank` if the status says all",
+        examples=["/docs/errors#not-found"],
+    )
+    title: str = Field(description="the kind of error, in a few words", examples=["Not found"])
+    status: int = Field(description="the status of the answer", examples=[404])
     detail: str = Field(description="a sentence for people; do not parse it")
+    errors: list[FaultView] = Field(
+        description="of an invalid request, everything that is wrong with it; empty otherwise"
+    )
+    error: str = Field(
+        description="the title in lower case, for clients of earlier versions: use `type` or `title`",
+        deprecated=True,
+    )

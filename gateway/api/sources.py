@@ -11,6 +11,7 @@ import sqlalchemy
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.api.conditions import IfMatch, later
 from gateway.api.endpoints import read
 from gateway.api.openapi import Operation
 from gateway.api.public_url import unreachable_hook
@@ -66,12 +67,20 @@ class Sources:
                 status=201,
                 body=NewSource,
                 errors=(409,),
+                location=path,
             ),
             Operation(method="GET", path=path, endpoint=self.get_source),
             Operation(
-                method="PATCH", path=path, endpoint=self.update_source, body=SourceChange, errors=(409,)
+                method="PATCH",
+                path=path,
+                endpoint=self.update_source,
+                body=SourceChange,
+                errors=(409,),
+                is_conditional=True,
             ),
-            Operation(method="DELETE", path=path, endpoint=self.delete_source, status=204),
+            Operation(
+                method="DELETE", path=path, endpoint=self.delete_source, status=204, is_conditional=True
+            ),
             Operation(
                 method="POST",
                 path=f"{path}/rotate-secret",
@@ -152,7 +161,7 @@ class Sources:
 
         The connections that they have made get the settings of their rule, and stay if no rule matches now.
         """
-        id_or_name = request.path_params["id"]
+        id_or_name, condition = request.path_params["id"], IfMatch.of(request)
         given = await read(request, SourceChange)
         wanted = given.model_dump(include={"name"}, exclude_none=True)
         if given.rules is not None:
@@ -162,7 +171,9 @@ class Sources:
         now = datetime.now(UTC)
 
         def change(conn: sqlalchemy.Connection) -> SourceView:
-            changed = replace(sources.get(conn, id_or_name), **wanted, updated_at=now)
+            before = sources.get(conn, id_or_name, locked=True)
+            condition.check(before.name, before.updated_at)
+            changed = replace(before, **wanted, updated_at=later(now, before.updated_at))
             if given.url is not None:
                 changed = replace(changed, url=given.url.rstrip("/"))
                 self._check_place(changed.provider, changed.url, changed.scope)
@@ -182,11 +193,12 @@ class Sources:
 
         Its connections stay, without a webhook: reconciliation finds their pushes. Deliveries stay readable.
         """
-        id_or_name = request.path_params["id"]
+        id_or_name, condition = request.path_params["id"], IfMatch.of(request)
         now = datetime.now(UTC)
 
         def remove(conn: sqlalchemy.Connection) -> str:
-            source = sources.get(conn, id_or_name)
+            source = sources.get(conn, id_or_name, locked=True)
+            condition.check(source.name, source.updated_at)
             sources.remove(conn, source.id, now=now)
             registrations.request_removal(conn, source.id, now=now)
             return source.id

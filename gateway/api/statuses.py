@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-_ERROR = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+_ERROR = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Error"}}}
 _SECONDS = {"type": "integer", "minimum": 1}
 RETRY_AFTER = {"Retry-After": {"description": "seconds to wait before a retry", "schema": _SECONDS}}
 _TEXT = {"type": "string"}
@@ -26,6 +26,7 @@ _RESPONSES: Mapping[int, tuple[str, dict[str, Any]]] = {
     404: ("NotFound", error("The record does not exist, or the one that a filter names.")),
     408: ("BodyTooSlow", error("The body did not arrive in time.")),
     409: ("Conflict", error("The operation conflicts with another record, or with the state of this one.")),
+    412: ("ChangedMeanwhile", error("The settings have another version than If-Match names.")),
     413: ("BodyTooLarge", error("The body is too large: more than 1 MiB, or 128 KiB of a report.")),
     416: (
         "NoSuchRange",
@@ -78,6 +79,11 @@ FILE_HEADERS = {
         "Repr-Digest": "the SHA-256 of the whole file, as in RFC 9530",
     }.items()
 }
+ETAG = {
+    "ETag": {"description": "the version: for If-None-Match, and for If-Match of changes", "schema": _TEXT}
+}
+LINK = {"Link": {"description": "the URL of the next page, with rel=next, if there is one", "schema": _TEXT}}
+LOCATION = {"Location": {"description": "the path of the resource", "schema": _TEXT}}
 CONTENT_RANGE = {
     "Content-Range": {"description": "the part: bytes FIRST-LAST/SIZE", "schema": _TEXT},
 }

@@ -74,6 +74,7 @@ class ValohaiNotifications:
                 endpoint=self.take_notification,
                 status=202,
                 query=("expires", "signature"),
+                location="/executions/{execution}",
                 body=ValohaiNotification,
                 is_signed=True,
             )

@@ -190,13 +190,9 @@ def _query(query: Mapping[str, str | int | None]) -> str:
 
 
 def _problem(answer: Mapping[str, Any]) -> str | None:
-    """Return the sentence of an error, and each further mistake in the request, on a line of its own."""
-    more = [
-        f"{one.get('pointer') or one.get('parameter')}: {one.get('detail')}"
-        for one in answer.get("errors", ())
-    ]
-    detail = answer.get("detail")
-    return "\n  ".join([str(detail), *more]) if len(more) > 1 else detail
+    """Return the sentence of an error, or each mistake in the request on a line of its own."""
+    more = [str(one.get("detail")) for one in answer.get("errors", ())]
+    return "\n  ".join(more) if len(more) > 1 else answer.get("detail")
 
 
 def part(identifier: str) -> str:

@@ -32,7 +32,7 @@ from gateway.cli.api_client import ApiError
 from gateway.cli.gateways import InContext, Url, Utc, take_options
 from gateway.cli.options import AsJson, Data, derived_token, path_in
 from gateway.cli.output import err, escape, out, print_json
-from gateway.errors import PushgateError, SettingError
+from gateway.errors import Invalid, PushgateError, SettingError
 
 if TYPE_CHECKING:
     from gateway.settings import Settings
@@ -257,6 +257,8 @@ def main() -> None:
 
 def _sentence(error: PushgateError) -> str:
     """Return an error, with the gateway that has answered."""
+    if isinstance(error, Invalid) and error.faults:
+        return "\n  ".join(fault.detail for fault in error.faults)
     gateway = error.gateway if isinstance(error, ApiError) else None
     return f"{error} [gateway {gateway}]" if gateway is not None else str(error)
 

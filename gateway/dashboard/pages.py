@@ -18,12 +18,11 @@ from gateway.api.endpoints import (
     Answering,
     headers_of_refusal,
     on_http_error,
-    retry_after,
-    status_of,
 )
 from gateway.api.executions import Executions
 from gateway.api.identities import Identities
 from gateway.api.notification_channels import NotificationChannels
+from gateway.api.problems import kind_of, retry_after
 from gateway.api.query import refuse_nul, refuse_unknown
 from gateway.api.registrations import Registrations, RegistrationView
 from gateway.api.sources import Sources
@@ -315,7 +314,8 @@ class Pages:
             refuse_nul(request)
             return await page(request)
         except PushgateError as error:
-            answer = self._failed(*status_of(error), str(error))
+            kind = kind_of(error)
+            answer = self._failed(kind.status, kind.error, str(error))
             answer.headers.update(retry_after(error))
             return answer
 
@@ -332,7 +332,11 @@ class Pages:
 def _is_for_browsers(request: Request) -> bool:
     """Return whether a browser shows the answer; webhooks and the API always get JSON."""
     is_for_programs = request.url.path.startswith(("/api/", "/hooks/"))
-    return not is_for_programs and "text/html" in request.headers.get("accept", "")
+    return (
+        not is_for_programs
+        and request.method != "OPTIONS"
+        and "text/html" in request.headers.get("accept", "")
+    )
 
 
 async def _known(

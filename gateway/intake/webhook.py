@@ -185,7 +185,7 @@ class WebhookEndpoint:
     async def _admit(self, scope: Scope) -> tuple[CachedConnection, dict[str, str]]:
         """Return the connection and the headers if the body should be read. Raises `_Answer`."""
         if scope["method"] != "POST":
-            raise _Answer(405, "method not allowed", "send webhooks with POST", (b"allow", b"POST"))
+            raise _Answer(405, "method not allowed", "send webhooks with POST", (b"allow", b"OPTIONS, POST"))
         if self._in_flight > _MAX_IN_FLIGHT:
             raise _unavailable("overload", "too many requests at once")
         connection = await self._find(scope)
@@ -283,7 +283,8 @@ class WebhooksFirst:
         """Serve a request."""
         if scope["type"] == "http":
             folder, _, connection = scope["path"].rpartition("/")
-            if folder == "/hooks" and connection:
+            # The routing of the others answers OPTIONS.
+            if folder == "/hooks" and connection and scope["method"] != "OPTIONS":
                 scope["path_params"] = {"connection": connection}
                 await self._endpoint(scope, receive, send)
                 return

@@ -20,7 +20,7 @@ from gateway.messages.execution_status import (
     ReportedState,
     read_report,
 )
-from gateway.text.validation import describe
+from gateway.text.validation import faults
 
 _PREFIX = "dev.cdevents."
 _TYPE = re.compile(r"dev\.cdevents\.(?:pipelinerun\.(queued)|(?:pipeline|task)run\.(started|finished))\.\d.*")
@@ -84,7 +84,7 @@ def read_any_report(body: bytes, *, is_structured: bool, execution: str | None =
     try:
         return _report(_CdEvent.model_validate(event), execution)
     except ValidationError as error:
-        raise Invalid(describe(error, _CdEvent)) from None
+        raise Invalid.of(faults(error, _CdEvent)) from None
 
 
 def _cdevent(body: bytes, *, is_structured: bool) -> Any:

@@ -27,7 +27,7 @@ from gateway.messages.names import (
 )
 from gateway.messages.schema import schema_of
 from gateway.text.escape import storable
-from gateway.text.validation import describe
+from gateway.text.validation import faults
 
 STATUS_TYPE = message_type(EXECUTION_STATUS)
 
@@ -134,7 +134,7 @@ def read_report(body: bytes, *, is_structured: bool) -> ExecutionStatus:
     try:
         found = model.model_validate_json(body)
     except ValidationError as error:
-        raise Invalid(describe(error, model, words=_WORDS)) from None
+        raise Invalid.of(faults(error, model, words=_WORDS)) from None
     return found.data if isinstance(found, StatusEvent) else found
 
 

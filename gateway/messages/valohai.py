@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from gateway.errors import Invalid
 from gateway.messages.execution_status import ReportedState
 from gateway.text.escape import storable
-from gateway.text.validation import describe
+from gateway.text.validation import describe, faults
 
 _STATES: Mapping[str, ReportedState] = {
     "created": "accepted",
@@ -81,7 +81,7 @@ def read_notification(body: bytes) -> ValohaiNotification:
     try:
         return ValohaiNotification.model_validate_json(body)
     except ValidationError as error:
-        raise Invalid(describe(error, ValohaiNotification)) from None
+        raise Invalid.of(faults(error, ValohaiNotification)) from None
 
 
 def run_of(notification: ValohaiNotification) -> ValohaiRun:

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from gateway.errors import Invalid
+from gateway.errors import Fault, Invalid
 from gateway.plan.globs import matches
 from gateway.plan.triggers import Glob, Trigger, read_triggers
-from gateway.text.validation import describe
+from gateway.text.validation import faults
 
 _MAX_RULES = 100
 # What a template of a project may contain, beside text.
@@ -85,18 +85,23 @@ class Decision:
 
 
 def read_rules(given: Sequence[Mapping[str, Any]]) -> tuple[Rule, ...]:
-    """Return the rules. Raise `Invalid` with one sentence that names the wrong field."""
+    """Return the rules. Raise `Invalid` with all faults, each of which names the wrong field."""
     if len(given) > _MAX_RULES:
-        raise Invalid(f"rules: a source has at most {_MAX_RULES}")
-    rules = []
+        raise Invalid.of([Fault(f"rules: a source has at most {_MAX_RULES}", ("rules",))])
+    rules: list[Rule] = []
+    found: list[Fault] = []
     for number, one in enumerate(given, start=1):
+        wrong: Sequence[Fault] = ()
         try:
             rules.append(Rule.model_validate(one))
             read_triggers(rules[-1].triggers)
         except ValidationError as error:
-            raise Invalid(f"rule {number}: {describe(error, Rule)}") from None
+            wrong = faults(error, Rule)
         except Invalid as error:
-            raise Invalid(f"rule {number}: {error}") from None
+            wrong = error.faults
+        found += [Fault(f"rule {number}: {each.detail}", ("rules", number - 1, *each.path)) for each in wrong]
+    if found:
+        raise Invalid.of(found)
     return tuple(rules)
 
 

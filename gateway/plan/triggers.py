@@ -24,12 +24,12 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from gateway.errors import Invalid
+from gateway.errors import Fault, Invalid
 from gateway.messages.execution_states import MAX_LOST_AFTER_HOURS
 from gateway.messages.names import Lane
 from gateway.plan.globs import check_glob, matches
 from gateway.text.escape import printable
-from gateway.text.validation import describe
+from gateway.text.validation import faults
 from providers.model import MERGE_QUEUE, Action, RefKind, merge_queue_base
 
 TriggerEvent = Literal["push", "tag", "pull_request", "merge_group"]
@@ -243,20 +243,27 @@ class TriggerMatch:
 
 
 def read_triggers(given: Iterable[Any]) -> tuple[Trigger, ...]:
-    """Read a connection's triggers. Raises `Invalid` with the trigger and the invalid field."""
+    """Read a connection's triggers. Raises `Invalid` with all faults, each with the trigger and the field."""
     triggers: list[Trigger] = []
+    found: list[Fault] = []
     for number, fields in enumerate(given, start=1):
         name = (fields.get("name") if isinstance(fields, Mapping) else None) or f"number {number}"
+        path = ("triggers", number - 1)
+        if number > _MAX_TRIGGERS:
+            found.append(Fault(f"a connection has at most {_MAX_TRIGGERS} triggers", ("triggers",)))
+            break
         try:
             trigger = Trigger.model_validate(fields)
         except ValidationError as error:
-            what = describe(error, Trigger, words=_PROBLEMS)
-            raise Invalid(f"trigger {str(name)[:_MAX_NAME_SHOWN_LENGTH]}: {what}") from None
+            label = f"trigger {str(name)[:_MAX_NAME_SHOWN_LENGTH]}"
+            wrong = faults(error, Trigger, words=_PROBLEMS)
+            found += [Fault(f"{label}: {each.detail}", (*path, *each.path)) for each in wrong]
+            continue
         if any(trigger.name == other.name for other in triggers):
-            raise Invalid(f"trigger {name}: there are two triggers of this name")
+            found.append(Fault(f"trigger {name}: there are two triggers of this name", (*path, "name")))
         triggers.append(trigger)
-        if len(triggers) > _MAX_TRIGGERS:
-            raise Invalid(f"a connection has at most {_MAX_TRIGGERS} triggers")
+    if found:
+        raise Invalid.of(found)
     return tuple(triggers)
 
 

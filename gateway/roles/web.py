@@ -81,7 +81,10 @@ def build_web(
         webhook=webhook,
         routes=[
             # Routes are tried in turn, and no other paths are requested as often as the signed ones.
-            *(each.route(token) for each in sorted(operations, key=lambda each: not each.is_signed)),
+            *(
+                each.route(token, base_url=settings.base_url)
+                for each in sorted(operations, key=lambda each: not each.is_signed)
+            ),
             *contract.routes(),
             *pages.routes(),
         ],

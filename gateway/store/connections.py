@@ -195,9 +195,12 @@ def adoptable(conn: sqlalchemy.Connection, wanted: Connection, *, is_listed: boo
     return next(is_wanted, None)
 
 
-def get(conn: sqlalchemy.Connection, connection_id: str) -> Connection:
-    """Return a connection. Raise `NotFound`, also for a deleted connection or a source."""
-    return _found(conn, _GET, connection_id)
+def get(conn: sqlalchemy.Connection, connection_id: str, *, locked: bool = False) -> Connection:
+    """Return a connection. Raise `NotFound`, also for a deleted connection or a source.
+
+    If it is `locked`, nobody else can change it until the transaction ends.
+    """
+    return _found(conn, _GET.with_for_update(key_share=True) if locked else _GET, connection_id)
 
 
 def receiver(conn: sqlalchemy.Connection, connection_id: str) -> Connection:

@@ -76,14 +76,18 @@ def add_named(conn: sqlalchemy.Connection, keyring: Keyring, identity: Identity,
     return identity
 
 
-def get(conn: sqlalchemy.Connection, id_or_name: str, *, for_use: bool = False) -> Identity:
+def get(
+    conn: sqlalchemy.Connection, id_or_name: str, *, for_use: bool = False, locked: bool = False
+) -> Identity:
     """Return the identity with this id, or else with this name. Raise `NotFound`.
 
-    With `for_use`, nobody can change or delete it until the transaction ends.
+    With `for_use`, nobody can change or delete it until the transaction ends; if it is `locked`, nobody else.
     """
     query = _select().where(or_(identities.c.id == id_or_name, identities.c.name == id_or_name))
     query = query.order_by(identities.c.id != id_or_name).limit(1)
-    row = conn.execute(query.with_for_update(read=True) if for_use else query).one_or_none()
+    if for_use or locked:
+        query = query.with_for_update(read=not locked)
+    row = conn.execute(query).one_or_none()
     if row is None:
         raise NotFound(f"there is no identity with the id or the name {id_or_name}")
     return from_row(Identity, row)

@@ -61,10 +61,16 @@ def add(conn: sqlalchemy.Connection, keyring: Keyring, channel: Channel, address
     conn.execute(insert(channels).values(**_values(channel), sealed=_sealed(keyring, channel.id, address)))
 
 
-def get(conn: sqlalchemy.Connection, id_or_name: str) -> Channel:
-    """Return the channel with this id, or else with this name. Raise `NotFound`."""
+def get(conn: sqlalchemy.Connection, id_or_name: str, *, locked: bool = False) -> Channel:
+    """Return the channel with this id, or else with this name. Raise `NotFound`.
+
+    If it is `locked`, nobody else can change it until the transaction ends.
+    """
     query = _select().where(or_(channels.c.id == id_or_name, channels.c.name == id_or_name))
-    row = conn.execute(query.order_by(channels.c.id != id_or_name).limit(1)).one_or_none()
+    query = query.order_by(channels.c.id != id_or_name).limit(1)
+    if locked:
+        query = query.with_for_update(key_share=True)
+    row = conn.execute(query).one_or_none()
     if row is None:
         raise NotFound(f"there is no notification channel with the id or the name {id_or_name}")
     return from_row(Channel, row)

@@ -93,10 +93,16 @@ def add(conn: sqlalchemy.Connection, source: Source) -> None:
     conn.execute(insert(sources).values(**values))
 
 
-def get(conn: sqlalchemy.Connection, id_or_name: str) -> Source:
-    """Return the source with this id, or else with this name. Raise `NotFound`."""
+def get(conn: sqlalchemy.Connection, id_or_name: str, *, locked: bool = False) -> Source:
+    """Return the source with this id, or else with this name. Raise `NotFound`.
+
+    If it is `locked`, nobody else can change it until the transaction ends.
+    """
     query = _select().where((connections.c.id == id_or_name) | (connections.c.name == id_or_name))
-    row = conn.execute(query.order_by(connections.c.id != id_or_name).limit(1)).one_or_none()
+    query = query.order_by(connections.c.id != id_or_name).limit(1)
+    if locked:
+        query = query.with_for_update(key_share=True, of=connections)
+    row = conn.execute(query).one_or_none()
     if row is None:
         raise NotFound(f"there is no source with the id or the name {id_or_name}")
     return _record(row)

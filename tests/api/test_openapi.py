@@ -137,7 +137,8 @@ def held(value: Any, method: str, path: str, status: int, base: str = "/api/v1")
     answer = found["paths"][base + path][method.lower()]["responses"][str(status)]
     if "$ref" in answer:
         answer = reduce(getitem, answer["$ref"].split("/")[1:], found)
-    conform(value, answer["content"]["application/json"]["schema"], found)
+    [content] = answer["content"].values()
+    conform(value, content["schema"], found)
 
 
 def asked(

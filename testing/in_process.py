@@ -47,7 +47,8 @@ class InProcess:
             admin_token=SecretStr(ADMIN_TOKEN),
             fetch_allow_http=True,
             role="web",
-            **({} if database_url is None else {"database_url": database_url}),
+            database_url=None if database_url is None else SecretStr(database_url),
+            secret_key=None if database_url is None else SecretStr("k" * 64),
         )
         self._opened = open_data(settings)
         self.database = self._opened.database
@@ -130,7 +131,17 @@ async def lifespan(application: ASGIApp) -> AsyncIterator[None]:
     """Begin and end an application, as a server does."""
     events: asyncio.Queue[Message] = asyncio.Queue()
     answers: asyncio.Queue[Message] = asyncio.Queue()
-    running = asyncio.create_task(application({"type": "lifespan"}, events.get, answers.put))  # type: ignore[arg-type]
+
+    async def receive() -> Message:
+        return await events.get()
+
+    async def send(message: Message) -> None:
+        await answers.put(message)
+
+    async def run() -> None:
+        await application({"type": "lifespan"}, receive, send)
+
+    running = asyncio.create_task(run())
     await events.put({"type": "lifespan.startup"})
     assert (await answers.get())["type"] == "lifespan.startup.complete"
     yield

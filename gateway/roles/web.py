@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Route
 
 from gateway.api.auth import AdminToken
 from gateway.api.connections import Connections
@@ -85,6 +85,8 @@ def build_web(
                 each.route(token, base_url=settings.base_url)
                 for each in sorted(operations, key=lambda each: not each.is_signed)
             ),
+            # It is served ahead of the routing, which names its methods.
+            Route("/hooks/{connection}", webhook, methods=["POST"]),
             *contract.routes(),
             *pages.routes(),
         ],

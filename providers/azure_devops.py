@@ -16,6 +16,7 @@ from providers import signatures
 from providers.model import (
     Event,
     PullRequestAction,
+    RefPages,
     Repository,
     RepositoryChange,
     SetupGuide,
@@ -25,12 +26,18 @@ from providers.normalize import actor, pull_request, pushed, ref_update, reposit
 from providers.payload import CommitId, Id, Items, Lenient, Payload, Text, nested, read
 
 HEADERS = frozenset({"content-type", "request-id", "user-agent", "x-vss-activityid", "x-vss-subscriptionid"})
+SECRET_HEADERS = frozenset({"authorization"})
 ID_HEADERS: tuple[str, ...] = ()
 EVENT_HEADERS: tuple[str, ...] = ()
 PUSH_EVENT = ""
 MEDIA_TYPES = frozenset({"application/json"})
 BODY_IS_SIGNED = False
 COMMIT_PAGE: str | None = "commit"
+REF_PAGES: RefPages | None = RefPages(
+    branch="?version=GB{name}",
+    compare="branchCompare?baseVersion=GC{before}&targetVersion=GC{after}",
+    pull_request="pullrequest/{name}",
+)
 AUTH_OPTIONS = frozenset({"user", "header", "value"})
 HAS_SIGNING_SECRETS = False
 TOKEN_USERS: Mapping[str, str] = {"": "token"}

@@ -15,6 +15,7 @@ from providers.errors import Malformed
 from providers.model import (
     Event,
     PullRequestAction,
+    RefPages,
     RefUpdate,
     Repository,
     RepositoryChange,
@@ -35,12 +36,16 @@ HEADERS = frozenset(
         "x-request-uuid",
     }
 )
+SECRET_HEADERS = frozenset({"x-hub-signature"})
 ID_HEADERS: tuple[str, ...] = ("x-request-uuid",)
 EVENT_HEADERS: tuple[str, ...] = ("x-event-key",)
 PUSH_EVENT = "repo:push"
 MEDIA_TYPES = frozenset({"application/json"})
 BODY_IS_SIGNED = True
 COMMIT_PAGE: str | None = "commits"
+REF_PAGES: RefPages | None = RefPages(
+    branch="branch/{name}", compare="branches/compare/{after}..{before}", pull_request="pull-requests/{name}"
+)
 AUTH_OPTIONS: frozenset[str] = frozenset()
 HAS_SIGNING_SECRETS = False
 # https://support.atlassian.com/bitbucket-cloud/docs/using-api-tokens/

@@ -13,6 +13,7 @@ from providers.errors import Unverified
 from providers.model import (
     Event,
     PullRequestAction,
+    RefPages,
     Repository,
     RepositoryAction,
     RepositoryChange,
@@ -23,12 +24,18 @@ from providers.normalize import actor, is_from_fork, pull_request, pushed, ref_u
 from providers.payload import Id, Items, Lenient, Move, Payload, Text, nested, read
 
 HEADERS = frozenset({"content-type", "user-agent", "x-event-key", "x-request-id"})
+SECRET_HEADERS = frozenset({"x-hub-signature"})
 ID_HEADERS: tuple[str, ...] = ("x-request-id",)
 EVENT_HEADERS: tuple[str, ...] = ("x-event-key",)
 PUSH_EVENT = "repo:refs_changed"
 MEDIA_TYPES = frozenset({"application/json"})
 BODY_IS_SIGNED = True
 COMMIT_PAGE: str | None = "commits"
+REF_PAGES: RefPages | None = RefPages(
+    branch="browse?at=refs/heads/{name}",
+    compare="compare/diff?targetBranch={before}&sourceBranch={after}",
+    pull_request="pull-requests/{name}",
+)
 AUTH_OPTIONS: frozenset[str] = frozenset()
 HAS_SIGNING_SECRETS = False
 TOKEN_USERS: Mapping[str, str] = {"": "token"}

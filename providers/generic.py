@@ -10,17 +10,19 @@ from datetime import datetime
 from typing import Any
 
 from providers import signatures
-from providers.model import Event, SetupGuide, VerifiedRequest
+from providers.model import Event, RefPages, SetupGuide, VerifiedRequest
 from providers.normalize import actor, moved, pushed, ref_updates
 from providers.payload import Items, Lenient, Move, Payload, Text, nested, read
 
 HEADERS = frozenset({"content-type", "user-agent", "webhook-id", "webhook-timestamp"})
+SECRET_HEADERS = frozenset({"webhook-signature"})
 ID_HEADERS: tuple[str, ...] = ("webhook-id",)
 EVENT_HEADERS: tuple[str, ...] = ()
 PUSH_EVENT = ""
 MEDIA_TYPES = frozenset({"application/json"})
 BODY_IS_SIGNED = True
 COMMIT_PAGE: str | None = None
+REF_PAGES: RefPages | None = None
 AUTH_OPTIONS: frozenset[str] = frozenset()
 HAS_SIGNING_SECRETS = True
 TOKEN_USERS: Mapping[str, str] = {"": "token"}

@@ -10,7 +10,7 @@ from typing import Any
 
 from providers import signatures
 from providers.github_like import AnyEvent, HubRepository, described, pull_request_action, verify_document
-from providers.model import Event, SetupGuide, VerifiedRequest
+from providers.model import Event, RefPages, SetupGuide, VerifiedRequest
 from providers.normalize import actor, is_from_fork, moved, pull_request, pushed, ref_update
 from providers.payload import CommitId, Commits, Count, Id, Lenient, Payload, Text, ids, nested, read
 
@@ -26,12 +26,18 @@ HEADERS = frozenset(
         "x-gitea-event-type",
     }
 )
+SECRET_HEADERS = frozenset(
+    {"x-forgejo-signature", "x-gitea-signature", "x-hub-signature", "x-hub-signature-256"}
+)
 ID_HEADERS: tuple[str, ...] = ("x-gitea-delivery", "x-forgejo-delivery")
 EVENT_HEADERS: tuple[str, ...] = ("x-gitea-event", "x-forgejo-event")
 PUSH_EVENT = "push"
 MEDIA_TYPES = frozenset({"application/json", "application/x-www-form-urlencoded"})
 BODY_IS_SIGNED = True
 COMMIT_PAGE: str | None = "commit"
+REF_PAGES: RefPages | None = RefPages(
+    branch="src/branch/{name}", compare="compare/{before}...{after}", pull_request="pulls/{name}"
+)
 AUTH_OPTIONS: frozenset[str] = frozenset()
 HAS_SIGNING_SECRETS = False
 TOKEN_USERS: Mapping[str, str] = {"": "token"}

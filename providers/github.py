@@ -13,6 +13,7 @@ from providers.github_like import AnyEvent, HubRepository, described
 from providers.model import (
     Event,
     PullRequestAction,
+    RefPages,
     RepositoryAction,
     RepositoryChange,
     Rerun,
@@ -33,12 +34,16 @@ HEADERS = frozenset(
         "x-github-hook-id",
     }
 )
+SECRET_HEADERS = frozenset({"x-hub-signature", "x-hub-signature-256"})
 ID_HEADERS: tuple[str, ...] = ("x-github-delivery",)
 EVENT_HEADERS: tuple[str, ...] = ("x-github-event",)
 PUSH_EVENT = "push"
 MEDIA_TYPES = frozenset({"application/json", "application/x-www-form-urlencoded"})
 BODY_IS_SIGNED = True
 COMMIT_PAGE: str | None = "commit"
+REF_PAGES: RefPages | None = RefPages(
+    branch="tree/{name}", compare="compare/{before}...{after}", pull_request="pull/{name}"
+)
 AUTH_OPTIONS: frozenset[str] = frozenset()
 HAS_SIGNING_SECRETS = False
 TOKEN_USERS: Mapping[str, str] = {"": "x-access-token"}

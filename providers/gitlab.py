@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from providers import model, normalize, signatures
-from providers.model import Event, SetupGuide, VerifiedRequest
+from providers.model import Event, RefPages, SetupGuide, VerifiedRequest
 from providers.payload import (
     CommitId,
     Commits,
@@ -39,12 +39,16 @@ HEADERS = frozenset(
         "x-gitlab-webhook-uuid",
     }
 )
+SECRET_HEADERS = frozenset({"webhook-signature", "x-gitlab-token"})
 ID_HEADERS: tuple[str, ...] = ("webhook-id", "idempotency-key")
 EVENT_HEADERS: tuple[str, ...] = ("x-gitlab-event",)
 PUSH_EVENT = "Push Hook"
 MEDIA_TYPES = frozenset({"application/json"})
 BODY_IS_SIGNED = False  # a signing token signs it; a plain token does not
 COMMIT_PAGE: str | None = "-/commit"
+REF_PAGES: RefPages | None = RefPages(
+    branch="-/tree/{name}", compare="-/compare/{before}...{after}", pull_request="-/merge_requests/{name}"
+)
 AUTH_OPTIONS = frozenset({"token", "signing_token"})
 # https://docs.gitlab.com/user/project/integrations/webhooks/#signing-tokens
 HAS_SIGNING_SECRETS = True

@@ -9,17 +9,21 @@ from typing import Any
 
 from providers import signatures
 from providers.github_like import AnyEvent, HubRepository, described, pull_request_action, verify_document
-from providers.model import Event, RefUpdate, SetupGuide, VerifiedRequest
+from providers.model import Event, RefPages, RefUpdate, SetupGuide, VerifiedRequest
 from providers.normalize import actor, is_from_fork, moved, pull_request, pushed, ref_update
 from providers.payload import CommitId, Commits, Id, Lenient, Payload, Text, ids, nested, read
 
 HEADERS = frozenset({"content-type", "user-agent", "x-gogs-delivery", "x-gogs-event"})
+SECRET_HEADERS = frozenset({"x-gogs-signature"})
 ID_HEADERS: tuple[str, ...] = ("x-gogs-delivery",)
 EVENT_HEADERS: tuple[str, ...] = ("x-gogs-event",)
 PUSH_EVENT = "push"
 MEDIA_TYPES = frozenset({"application/json", "application/x-www-form-urlencoded"})
 BODY_IS_SIGNED = True
 COMMIT_PAGE: str | None = "commit"
+REF_PAGES: RefPages | None = RefPages(
+    branch="src/{name}", compare="compare/{before}...{after}", pull_request="pulls/{name}"
+)
 AUTH_OPTIONS: frozenset[str] = frozenset()
 HAS_SIGNING_SECRETS = False
 TOKEN_USERS: Mapping[str, str] = {"": "token"}

@@ -150,6 +150,19 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RefPages:
+    """The paths of a provider's pages about refs, below the repository's page.
+
+    `branch` and `pull_request` contain `{name}`, the name of the branch or the number of the pull request;
+    `compare`, the page of what a push has changed, contains the ids `{before}` and `{after}`.
+    """
+
+    branch: str
+    compare: str
+    pull_request: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SetupGuide:
     """How to set up the webhook at the provider: the short form of docs/providers/.
 
@@ -184,6 +197,9 @@ class Provider(Protocol):
     HEADERS: frozenset[str]
     """The lower-case names of the headers that may be stored with a delivery; none ever contains a secret."""
 
+    SECRET_HEADERS: frozenset[str]
+    """The lower-case names of the headers with signatures and tokens: of these, only the length is stored."""
+
     ID_HEADERS: tuple[str, ...]
     """The lower-case names of the headers with a delivery's id, in order of preference; empty if the id is in
     the body."""
@@ -201,6 +217,9 @@ class Provider(Protocol):
 
     COMMIT_PAGE: str | None
     """The path of a commit's page below the repository's page, without the id; None where it has no page."""
+
+    REF_PAGES: RefPages | None
+    """The paths of other pages below the repository's page; None where it has no pages."""
 
     AUTH_OPTIONS: frozenset[str]
     """The options that a connection's `auth` may hold; empty where the scheme needs only the secret."""

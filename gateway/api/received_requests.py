@@ -15,6 +15,7 @@ from gateway.api.openapi import BINARY, Operation
 from gateway.api.schemas import Provider
 from gateway.api.views import View, view_of
 from gateway.errors import NotFound
+from gateway.intake.webhook import answer_to
 from gateway.store import received
 from gateway.store.database import Database
 from gateway.store.received import ReceivedRequest
@@ -24,6 +25,7 @@ from providers.payload import media_type
 MAX_SHOWN_BYTES = 1024 * 1024
 """The largest body that an answer in JSON contains; `/body` has any."""
 
+_MASK = "•••• ({} characters)"
 _HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; sandbox",
@@ -47,6 +49,18 @@ class BodyView(View):
     )
 
 
+class AnswerView(View):
+    """The answer to a request."""
+
+    status: int = Field(description="the HTTP status", examples=[202])
+    body: dict[str, str | None] = Field(
+        description="the JSON body",
+        examples=[
+            {"delivery": "0198c0de-7a1b-7c3d-8e4f-0123456789ab", "verdict": "accepted", "reason": None}
+        ],
+    )
+
+
 class RequestView(View):
     """The webhook request of a delivery."""
 
@@ -58,12 +72,22 @@ class RequestView(View):
         description="the path of the webhook: that of a source for a repository that a source has connected",
         examples=["/hooks/4f1c2b3a4d5e6f7a8b9c0d1e"],
     )
+    client: str | None = Field(
+        description="the address of the client; null if it is unknown, or if an earlier version received it",
+        examples=["192.0.2.1"],
+    )
     headers: dict[str, str] = Field(
-        description="the headers that the provider documents, by their lower-case names. Signatures and"
-        " tokens are never stored",
+        description="the headers that the provider documents, by their lower-case names",
         examples=[{"content-type": "application/json", "x-github-event": "push"}],
     )
+    masked_headers: dict[str, str] = Field(
+        description="the headers with signatures and tokens, which are never stored: dots and the length",
+        examples=[{"x-hub-signature-256": "•••• (71 characters)"}],
+    )
     body: BodyView = Field(description="the body")
+    response: AnswerView | None = Field(
+        description="the answer of Pushgate; null if an earlier version gave it"
+    )
 
     @classmethod
     def of(cls, stored: ReceivedRequest) -> "RequestView":
@@ -74,7 +98,9 @@ class RequestView(View):
             method="POST",
             path=f"/hooks/{stored.hook}",
             headers=dict(stored.headers),
+            masked_headers={name: _MASK.format(length) for name, length in sorted(stored.withheld.items())},
             body=_body(stored),
+            response=_response(stored),
         )
 
 
@@ -131,3 +157,10 @@ def _body(stored: ReceivedRequest) -> BodyView:
         encoding=encoding,
         content=content if len(stored.body) <= MAX_SHOWN_BYTES else None,
     )
+
+
+def _response(stored: ReceivedRequest) -> AnswerView | None:
+    if stored.answer is None:
+        return None
+    body = answer_to(delivery=stored.delivery, **stored.answer)
+    return AnswerView(status=stored.answer["status"], body=body)

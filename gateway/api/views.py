@@ -144,6 +144,9 @@ class UpdateView(View):
     )
     state: UpdateState = Field(description="what became of it")
     reason: str | None = Field(description="why it ended so, or why it waits")
+    fetched_at: datetime | None = Field(
+        description="when its commit had been fetched; null if none was, or by an earlier version"
+    )
     settled_at: datetime | None = Field(description="when it ended; null while it is pending")
     verdicts: list[VerdictView] = Field(description="the verdict of each trigger; empty until it is planned")
     attempts: list[AttemptView] = Field(description="how it had ended before each replay, oldest first")
@@ -157,6 +160,7 @@ class UpdateView(View):
             id=recorded.seq,
             state=recorded.state,
             reason=recorded.reason,
+            fetched_at=recorded.fetched_at,
             settled_at=recorded.settled_at,
             verdicts=recorded.verdicts,
             attempts=recorded.attempts,

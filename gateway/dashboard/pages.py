@@ -30,6 +30,7 @@ from gateway.api.views import ExplainedView
 from gateway.dashboard.app_pages import AppPages
 from gateway.dashboard.contents import Explanation, newest, overview, refused
 from gateway.dashboard.forms import read_form
+from gateway.dashboard.record_pages import RecordPages
 from gateway.dashboard.rendering import STATIC, Renderer
 from gateway.dashboard.sessions import Sessions
 from gateway.errors import NotFound, PushgateError
@@ -52,6 +53,7 @@ class Pages:
     registrations: Registrations
     sources: Sources
     apps: AppPages
+    records: RecordPages
     deliveries: Deliveries
     executions: Executions
     sessions: Sessions
@@ -94,15 +96,9 @@ class Pages:
             ("/notifications", "GET", self._filtered(self.list_channels, api["/notification-channels"])),
             ("/notifications/{id}/test", "POST", self.test_channel),
             ("/deliveries", "GET", self._filtered(self.list_deliveries, api["/deliveries"])),
-            ("/deliveries/{id}", "GET", self.show_delivery),
-            ("/deliveries/{id}/replay", "POST", self._action(self.deliveries.replay_delivery)),
             ("/executions", "GET", self._filtered(self.list_executions, api["/executions"])),
-            ("/executions/{id}", "GET", self.show_execution),
-            ("/executions/{id}/drop", "POST", self._action(self.executions.drop_execution)),
-            ("/executions/{id}/cancel", "POST", self._action(self.executions.cancel_execution)),
-            ("/executions/{id}/rerun", "POST", self.rerun),
-            ("/executions/{id}/republish", "POST", self._action(self.executions.republish_execution)),
             ("/explain", "GET", self._filtered(self.explain, api["/explain"])),
+            *self.records.table(),
         ]
         return [
             *(Route(path, self._signed_in(page), methods=[method]) for path, method, page in table),
@@ -194,32 +190,17 @@ class Pages:
             self.renderer.page, "deliveries.html", page=page, query=dict(request.query_params)
         )
 
-    async def show_delivery(self, request: Request) -> Response:
-        """`GET /deliveries/{id}`: show a delivery and what became of it."""
-        explained = await self.deliveries.explained(request.path_params["id"])
-        return await self._explained(explained, what=None)
-
     async def list_executions(self, request: Request) -> Response:
         """`GET /executions`: list execution requests, with the query parameters of the API."""
         page = await self.executions.list_executions(request)
         return self.renderer.page("executions.html", page=page, query=dict(request.query_params))
-
-    async def show_execution(self, request: Request) -> Response:
-        """`GET /executions/{id}`: show an execution request with its message."""
-        execution = await self.executions.get_execution(request)
-        return self.renderer.page("execution.html", execution=execution, has_broker=self.has_broker)
-
-    async def rerun(self, request: Request) -> Response:
-        """`POST /executions/{id}/rerun?key=`: run an execution again, and redirect to the new one."""
-        again = await self.executions.rerun_execution(request)
-        return self.renderer.redirect(f"/executions/{again.id}")
 
     async def explain(self, request: Request) -> Response:
         """`GET /explain?what=`: show why a push did, or did not, run, by an id, a commit or a URL."""
         what = request.query_params.get("what", "")
         return await self._explained(await self.deliveries.explained(what), what=what)
 
-    async def _explained(self, items: Sequence[ExplainedView], *, what: str | None) -> Response:
+    async def _explained(self, items: Sequence[ExplainedView], *, what: str) -> Response:
         """Render deliveries in a thread, because even a part of a large delivery takes long to render."""
         return await API.run(
             self.renderer.page,

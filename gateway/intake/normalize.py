@@ -36,7 +36,7 @@ class Received:
 
     `status` is the HTTP status to answer with once it is recorded, `verdict` that of a delivery about the
     right repository. `secret` is the id of the secret that verified it; None only for Bitbucket Data Center's
-    unsigned ping.
+    unsigned ping. `exchange` is as in `NewDelivery`.
     """
 
     status: int
@@ -48,12 +48,17 @@ class Received:
     secret: int | None
     body: bytes
     at: datetime
+    exchange: Mapping[str, Any] | None
 
 
 def read_request(
-    connection: CachedConnection, headers: Mapping[str, str], body: bytes, now: datetime
+    connection: CachedConnection,
+    headers: Mapping[str, str],
+    body: bytes,
+    now: datetime,
+    client: str | None = None,
 ) -> Received:
-    """Verify and read a request to a connection or a source.
+    """Verify and read a request to a connection or a source, from the address `client`.
 
     Raises `Unverified`. Anything else that is wrong with a verified request is recorded with the delivery.
     """
@@ -73,7 +78,20 @@ def read_request(
         secret=connection.secret_ids[request.secret] if request.secret is not None else None,
         body=body,
         at=now,
+        exchange={
+            "hook": connection.id,
+            "client": client,
+            "withheld": _withheld(connection, headers),
+            "status": status,
+        },
     )
+
+
+def _withheld(connection: CachedConnection, headers: Mapping[str, str]) -> dict[str, int]:
+    """Return the lengths of the headers with signatures and tokens, by their names."""
+    own = connection.auth.get("header", "").lower()
+    names = connection.provider.SECRET_HEADERS
+    return {name: len(headers[name]) for name in (*names, own) if name in headers}
 
 
 def _read(
@@ -222,6 +240,7 @@ def _common(connection: CachedConnection, received: Received, id_: str | None) -
         "headers": received.headers,
         "secret": received.secret,
         "body": received.body,
+        "exchange": received.exchange,
         "detail": _detail(event),
     }
 

@@ -140,11 +140,12 @@ class WebhookEndpoint:
         seconds = _STORE_SECONDS - (loop.time() - began_at)
         body = await self._body(connection, scope, headers, receive)
         now = self._clock()
+        client = self._client(scope, headers)
         try:
             if len(body) > _MAX_INLINE_BYTES:
-                received = await WEBHOOKS.run(read_request, connection, headers, body, now)
+                received = await WEBHOOKS.run(read_request, connection, headers, body, now, client)
             else:
-                received = read_request(connection, headers, body, now)
+                received = read_request(connection, headers, body, now, client)
             if received.secret is None or received.event.kind == "echo":
                 # What has no secret is unverified: only Bitbucket Data Center's unsigned ping gets here.
                 return received.status, {
@@ -169,11 +170,9 @@ class WebhookEndpoint:
             self._connections.forget(connection.id)
         if delivery.seen is not None:
             self._connections.forget_route(connection, delivery.seen.repository)
-        status = received.status
-        answer = {"delivery": receipt.delivery, "verdict": receipt.verdict, "reason": receipt.reason}
-        if status >= HTTPStatus.BAD_REQUEST:
-            answer = {"error": "unreadable body", "detail": receipt.reason, **answer}
-        return status, answer
+        return received.status, answer_to(
+            received.status, delivery=receipt.delivery, verdict=receipt.verdict, reason=receipt.reason
+        )
 
     async def _routed(self, source: CachedConnection, received: Received, *, seconds: float) -> NewDelivery:
         """Return the delivery to record for a request to a source. Raises `StoreUnavailable`."""
@@ -204,6 +203,10 @@ class WebhookEndpoint:
             refusal = _Answer(401, "not verified", reason, reason="network")
             raise self._recorded(refusal, connection, scope, headers)
 
+    def _client(self, scope: Scope, headers: Mapping[str, str]) -> str | None:
+        address = client_address(scope, headers, trusted_proxies=self._trusted_proxies)
+        return None if address is None else str(address)
+
     def _recorded(
         self,
         refusal: _Answer,
@@ -212,8 +215,7 @@ class WebhookEndpoint:
         headers: Mapping[str, str],
     ) -> _Answer:
         """Record a refusal, with the client's address and the unverified id of the delivery; return it."""
-        address = client_address(scope, headers, trusted_proxies=self._trusted_proxies)
-        client = None if address is None else str(address)
+        client = self._client(scope, headers)
         provider = None if connection is None else connection.provider
         delivery = _first(headers, _ANY_ID if provider is None else provider.ID_HEADERS)
         event = _first(headers, _ANY_EVENT if provider is None else provider.EVENT_HEADERS)
@@ -265,6 +267,14 @@ class WebhookEndpoint:
             raise _unavailable("slow", str(error)) from None
         except TooMuch as error:
             raise _unavailable("overload", str(error)) from None
+
+
+def answer_to(status: int, *, delivery: str, verdict: str, reason: str | None) -> dict[str, str | None]:
+    """Return the body of the answer to a request whose delivery was stored."""
+    answer = {"delivery": delivery, "verdict": verdict, "reason": reason}
+    if status >= HTTPStatus.BAD_REQUEST:
+        return {"error": "unreadable body", "detail": reason, **answer}
+    return answer
 
 
 class WebhooksFirst:

@@ -24,8 +24,8 @@ from gateway.plan.pipeline import resolve_pipeline
 from gateway.plan.step import resolve_step, values_of
 from gateway.plan.task import resolve_task
 from gateway.plan.triggers import MoveFacts, PullRequestFacts, Trigger, TriggerMatch, branch_of, match
-from providers import PROVIDERS
 from providers.model import Action, RefKind, merge_queue_base
+from providers.pages import commit_page
 
 # All requests of a ref update are built and stored together, and a connection has up to 100 triggers.
 _MAX_PLAN_BYTES = 8 * 1024 * 1024
@@ -253,7 +253,7 @@ def _commit(connection: ConnectionFacts, update: UpdateFacts, commit: CommitFact
         message=commit.message,
         committed_at=commit.committed_at,
         signature=commit.signature,
-        url=_commit_url(connection.provider, connection.web_url, commit.id),
+        url=commit_page(connection.provider, connection.web_url, commit.id),
     )
 
 
@@ -328,12 +328,3 @@ def _execution(trigger: Trigger, manifest: Manifest, *, max_bytes: int) -> Execu
 
 def _unknown(kind: str, name: str | None, known: Iterable[str], path: str) -> str:
     return f"{path} has no {kind} {name}; its {kind}s: {listed(known)}"
-
-
-def _commit_url(provider: str, web_url: str | None, commit: str) -> str | None:
-    # People click on this address, and a payload's value may be anything, such as javascript:.
-    page = PROVIDERS[provider].COMMIT_PAGE
-    if page is None or web_url is None or not web_url.startswith(("https://", "http://")):
-        return None
-    # In Bitbucket Data Center, a repository's page ends in /browse, which a commit's page does not contain.
-    return f"{web_url.rstrip('/').removesuffix('/browse')}/{page}/{commit}"

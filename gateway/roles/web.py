@@ -26,6 +26,7 @@ from gateway.api.valohai import ValohaiNotifications, ValohaiUrls
 from gateway.api.webhook_secrets import WebhookSecrets
 from gateway.dashboard.app_pages import AppPages
 from gateway.dashboard.pages import Pages
+from gateway.dashboard.record_pages import RecordPages
 from gateway.dashboard.rendering import Renderer
 from gateway.dashboard.sessions import Sessions
 from gateway.intake.connection_cache import ConnectionCache
@@ -213,6 +214,13 @@ def _build_pages(parts: Parts, api: _Api, token: AdminToken) -> Pages:
         registrations=api.registrations,
         sources=api.sources,
         apps=AppPages(sources=api.sources, renderer=renderer),
+        records=RecordPages(
+            deliveries=api.deliveries,
+            received=api.received,
+            executions=api.executions,
+            registrations=api.registrations,
+            renderer=renderer,
+        ),
         deliveries=api.deliveries,
         executions=api.executions,
         sessions=Sessions(parts.keyring.session_key(), token=parts.admin_token, base_url=base_url),

@@ -51,6 +51,9 @@ class NewDelivery:
     `detail` holds the facts of an event beside its ref updates; `teaches` is a repository id that the
     connection lacks; `asks_for_reconciliation` is True if the delivery does not name what was pushed;
     `other_repository` is the repository that has taken the place of the connection's own at its address.
+    `exchange` holds what is to be stored of the request beside its headers and body, and of the answer: the
+    `hook`, the connection or source whose webhook received it, the address of the `client`, the lengths of
+    the headers that are `withheld`, and the `status` of the answer; None where there was no request.
     `rerun` is what is to be executed again. `seen` is the repository of a source whose rules have to decide
     about it, `waits` the event if the delivery waits for that.
     """
@@ -69,6 +72,7 @@ class NewDelivery:
     secret: int | None
     body: bytes
     updates: tuple[RefUpdate, ...]
+    exchange: Mapping[str, Any] | None = None
     teaches: str | None = None
     detail: Mapping[str, Any] | None = None
     asks_for_reconciliation: bool = False
@@ -339,7 +343,15 @@ def _delivery_row(new: NewDelivery, receipt: Receipt, packed: bytes) -> tuple[An
         packed,
         receipt.outcome,
         person_key(new.pusher),
+        _exchange(new, receipt),
     )
+
+
+def _exchange(new: NewDelivery, receipt: Receipt) -> dict[str, Any] | None:
+    """Return the exchange with the answer's verdict and reason, unless it was given before."""
+    if new.exchange is None:
+        return None
+    return {"verdict": receipt.verdict, "reason": receipt.reason, **new.exchange}
 
 
 def _update_row(placed: _PlacedUpdate) -> tuple[Any, ...]:

@@ -50,7 +50,8 @@ class Attempt:
 class RecordedUpdate:
     """A stored ref update and its settlement. `generation` is its place among the moves of its ref.
 
-    `attempts` are the settlements before each replay, the oldest first.
+    `fetched_at` is when its commit was in the mirror. `attempts` are the settlements before each replay, the
+    oldest first.
     """
 
     seq: int
@@ -61,6 +62,7 @@ class RecordedUpdate:
     state: UpdateState
     reason: str | None
     verdicts: Sequence[Mapping[str, Any]]
+    fetched_at: datetime | None
     settled_at: datetime | None
     attempts: Sequence[Attempt]
 
@@ -173,7 +175,9 @@ def _recorded_update(row: Row[Any], attempts: Sequence[Attempt]) -> RecordedUpda
 
 
 def _listing() -> Any:
-    columns = [column for column in deliveries.c if column.name not in {"body", "headers", "secret"}]
+    columns = [
+        column for column in deliveries.c if column.name not in {"body", "headers", "secret", "exchange"}
+    ]
     made_at = secrets.c.created_at.label("secret_made_at")
     source = deliveries.join(connections).outerjoin(secrets, secrets.c.id == deliveries.c.secret)
     whose = connections.c.provider, connections.c.name, connections.c.kind, connections.c.deleted_at

@@ -53,6 +53,13 @@ def page(
     return past, shown[-1] if len(found) > limit else None
 
 
+def facts_of(conn: sqlalchemy.Connection, delivery: str, *, limit: int) -> dict[int, bytes]:
+    """Return the inputs of the plans of a delivery's first ref updates, by the number of the ref update."""
+    query = select(ref_updates.c.seq, ref_updates.c.facts).where(ref_updates.c.delivery == delivery)
+    rows = conn.execute(query.order_by(ref_updates.c.seq).limit(limit))
+    return {row.seq: row.facts for row in rows if row.facts is not None}
+
+
 def _accepted(
     conn: sqlalchemy.Connection, connection: str, *, since: datetime | None, before: str | None, limit: int
 ) -> list[str]:

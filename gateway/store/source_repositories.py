@@ -104,6 +104,7 @@ class Waiting:
     headers: Mapping[str, str]
     secret: int | None
     body: bytes
+    exchange: Mapping[str, Any] | None
 
 
 def route(conn: sqlalchemy.Connection, source: str, repository: str) -> SourceRepository | None:
@@ -257,6 +258,7 @@ def connect(
             headers=row.headers,
             secret=row.secret,
             body=zstandard.decompress(row.body),
+            exchange=row.exchange,
         )
         for row in conn.execute(query)
     ]

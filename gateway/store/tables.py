@@ -97,6 +97,8 @@ deliveries = Table(
     Column("outcome", Text),
     # The pusher as `person_key` in gateway/store/people.py has it.
     Column("pusher_key", Text),
+    # See `NewDelivery` in gateway/store/accept.py; with the `verdict` and the `reason` of the answer.
+    Column("exchange", JSON),
     Index("ix_deliveries_connection_id", "connection", "id"),
     Index("ix_deliveries_outcome_id", "outcome", "id"),
     Index("ix_deliveries_connection_outcome_id", "connection", "outcome", "id"),
@@ -143,6 +145,8 @@ ref_updates = Table(
     Column("queued", Boolean, nullable=False, server_default=text("false")),
     # The author of the commit, once it was fetched.
     Column("author_key", Text),
+    # When its commit was in the mirror, the last time that it was planned.
+    Column("fetched_at", Instant),
     Index("ix_ref_updates_after", "after"),
     prefix_index("ix_ref_updates_name_delivery", "name", "delivery"),
     prefix_index(

@@ -80,6 +80,7 @@ _SETTLE = (
         verdicts=bindparam("results"),
         peeled=func.coalesce(bindparam("led_to", type_=ref_updates.c.peeled.type), ref_updates.c.peeled),
         facts=bindparam("inputs"),
+        fetched_at=bindparam("fetched"),
     )
 )
 
@@ -118,8 +119,9 @@ class Settlement:
     """The final state of a ref update, its execution requests, and the verdict of each trigger.
 
     A verdict includes the `failure` that prevented its request, if any. `events` are the events to publish;
-    `peeled` is the commit of an annotated tag; `facts` are the inputs of the plan. `statuses` are the
-    verdicts to show at the provider, None if the connection shows none.
+    `peeled` is the commit of an annotated tag; `facts` are the inputs of the plan; `fetched_at` is when the
+    commit was in the mirror, None if it was not needed. `statuses` are the verdicts to show at the provider,
+    None if the connection shows none.
     """
 
     update: PendingUpdate
@@ -130,6 +132,7 @@ class Settlement:
     events: tuple[NewEvent, ...] = ()
     peeled: str | None = None
     facts: bytes | None = None
+    fetched_at: datetime | None = None
     statuses: tuple[Expected, ...] | None = None
 
 
@@ -202,6 +205,7 @@ def settle(
                 "results": settlement.verdicts,
                 "led_to": settlement.peeled,
                 "inputs": settlement.facts,
+                "fetched": settlement.fetched_at,
             },
         )
         if changed.rowcount and settlement.requests:

@@ -5,7 +5,7 @@ The only place where the rooms `fetch` and `plan` meet: facts of git go in, sett
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -63,7 +63,7 @@ class FetchAndPlan:
         commit = await self._read(connection, update, update.after, triggers)
         if not PROVIDERS[connection.provider].BODY_IS_SIGNED:
             await self._verify(connection, update, update.after)
-        facts = _commit_facts(commit)
+        facts, fetched_at = _commit_facts(commit), datetime.now(UTC)
         # Parsing a valohai.yaml takes up to half a second, too long for the event loop.
         planned, packed_facts = await PLANNING.run(
             lambda: (
@@ -78,6 +78,7 @@ class FetchAndPlan:
             verdicts=_verdicts(planned.verdicts, planned.failures),
             peeled=commit.id if commit.id != update.after else None,
             facts=packed_facts,
+            fetched_at=fetched_at,
         )
         if not planned.requests:
             return settlement

@@ -283,6 +283,7 @@ def _received(waiting: Waiting) -> Received:
         headers=waiting.headers,
         secret=waiting.secret,
         body=waiting.body,
+        exchange=waiting.exchange,
         at=waiting.received_at,
     )
 

@@ -16,6 +16,7 @@ from gateway.store import accept, connections, refusals
 from gateway.store.database import Database
 from gateway.store.refusals import Refusal
 from testing.records import NOW, A, B, arrival, connection, move
+from tests.intake import local
 
 
 @pytest.fixture
@@ -66,6 +67,30 @@ def test_a_request_is_shown_with_its_headers_and_its_body_as_text(database: Data
         "encoding": "text",
         "content": '{"name": "Ü"}',
     }
+
+
+@pytest.mark.parametrize(
+    ("body", "status"), [(b'{"zen": "Keep it simple."}', 202), (b"{", 400), (b"[]", 202)]
+)
+def test_the_stored_response_is_the_one_that_was_given(tmp_path: Path, body: bytes, status: int) -> None:
+    """With the client's address, and in place of the signature its length."""
+    database = Database(f"sqlite:///{tmp_path / 'endpoint.db'}")
+    database.migrate()
+    local.connect(database)
+    answer = local.asked(database, local.scope(body, {"content-type": "application/json"}), body)
+    assert answer.status == status
+    found = shown(database, answer.body["delivery"])
+    assert found["response"] == {"status": status, "body": answer.body}
+    assert found["client"] == "192.0.2.1"
+    assert found["masked_headers"] == {"x-hub-signature-256": "•••• (71 characters)"}
+    assert set(found["headers"]) == {"content-type", "x-github-event"}
+    database.close()
+
+
+def test_a_request_that_an_earlier_version_received_has_no_response(database: Database) -> None:
+    """It has stored neither the answer nor the client."""
+    found = shown(database, stored(database, exchange=None))
+    assert (found["response"], found["client"], found["masked_headers"]) == (None, None, {})
 
 
 def test_the_path_of_a_delivery_to_a_source_is_that_of_the_source(database: Database) -> None:

@@ -41,15 +41,15 @@ def test_a_push_is_seen_as_it_comes(browser: Browser, service: Service, project:
         expect(page).to_have_url(f"{service.url}/deliveries/{answer['delivery']}")
         way = page.get_by_role("article")
         for expected in (
-            "from github: push, for connection acme/digits, pushed by ada",
-            "verified with the secret created",
-            "accepted",
+            "from github: push",
+            "with the secret created",
             "1 execution request",
             "trigger train@main: branch main matches",
             "pending: no broker has confirmed it yet",
             "trigger other@dev: branch main does not match dev",
         ):
             expect(way).to_contain_text(expected)
+        expect(way.locator(".state").first).to_have_text("ran")
         way.get_by_role("link", name="execution train").click()
         expect(page.get_by_role("main")).to_contain_text("python train.py --epochs=3")
         page.get_by_text("The message that the runners get").click()
@@ -286,7 +286,7 @@ def test_a_replay_shows_how_it_had_ended_before(browser: Browser, service: Servi
         expect(article).to_contain_text("before the replay")
         expect(article).to_contain_text(first["reason"])
         when = article.locator(f"time[datetime='{datetime.fromisoformat(first['settled_at']).isoformat()}']")
-        expect(when).to_be_visible()
+        expect(when.first).to_be_visible()
 
 
 def test_an_address_that_leads_nowhere_is_a_page_for_browsers(browser: Browser, service: Service) -> None:

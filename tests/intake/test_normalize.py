@@ -21,6 +21,7 @@ from providers.model import (
     EventKind,
     PullRequest,
     PullRequestAction,
+    RefPages,
     Repository,
     RepositoryChange,
     SetupGuide,
@@ -124,6 +125,7 @@ class FakeProvider:
     """A provider whose deliveries all hold the same event."""
 
     COMMIT_PAGE: str | None = None
+    REF_PAGES: RefPages | None = None
     AUTH_OPTIONS: frozenset[str] = frozenset()
     HAS_SIGNING_SECRETS = False
     TOKEN_USERS: Mapping[str, str] = MappingProxyType({"": "token"})
@@ -131,6 +133,7 @@ class FakeProvider:
     RSA_KEYS_ONLY = False
     SETUP = SetupGuide(place="", credential="", events="", limitation="")
     HEADERS = frozenset({"x-kept"})
+    SECRET_HEADERS: frozenset[str] = frozenset()
     ID_HEADERS: tuple[str, ...] = ()
     EVENT_HEADERS: tuple[str, ...] = ()
     PUSH_EVENT = "push"

@@ -19,6 +19,7 @@ from gateway.settings import MIN_TOKEN_LENGTH, Settings
 from gateway.store import (
     claims,
     connections,
+    idempotency,
     identities,
     notification_channels,
     platforms,
@@ -172,6 +173,7 @@ def _rewrap(settings: Settings) -> int:
             notification_channels.rewrap,
             source_apps.rewrap,
             status_webhooks.rewrap,
+            idempotency.rewrap,
         )
         return sum(rewrap(conn, opened.keyring) for rewrap in sealed)
 

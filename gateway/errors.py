@@ -60,6 +60,14 @@ class Conflict(Invalid):
     """A request conflicts with an existing record."""
 
 
+class KeyInUse(Conflict):
+    """The first request with an Idempotency-Key still runs."""
+
+
+class KeyReused(Invalid):
+    """An Idempotency-Key was used for another request."""
+
+
 class Changed(PushgateError):
     """The record was changed since the client has read it."""
 

@@ -3,12 +3,12 @@
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
 from pydantic import SecretStr
@@ -18,6 +18,8 @@ from gateway.app import Service
 from gateway.data_dir import open_data
 from gateway.settings import Settings
 from testing.service import ADMIN_TOKEN, migrated_database
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +89,11 @@ class InProcess:
         given = {name.replace("_", "-"): value for name, value in headers.items()}
         if token is not None:
             given["authorization"] = f"Bearer {token}"
-        answering = exchange(self.application, method, path, given, content)
-        return asyncio.run_coroutine_threadsafe(answering, self._loop).result(60)
+        return self.run(exchange(self.application, method, path, given, content))
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the event loop of the gateway; return its result."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
 
 async def exchange(

@@ -199,7 +199,8 @@ class Executions:
         """
         request_id = request.path_params["id"]
         await self._check_package(request_id)
-        key = request.query_params.get("key")
+        # Stored with the re-run, so that a repetition makes no other even if the process is killed.
+        key = request.query_params.get("key", request.headers.get("idempotency-key"))
         again = await self.database.write(reruns.rerun, request_id, now=datetime.now(UTC), key=key)
         log.info("execution re-run", id=again.id, rerun_of=request_id, connection=again.connection)
         self.requests.notify()

@@ -24,6 +24,7 @@ from typing_extensions import TypeAliasType
 from gateway.api.auth import AdminToken
 from gateway.api.connection_views import HealthState
 from gateway.api.endpoints import Answering, Answers, guarded, unless_signed
+from gateway.api.idempotency import Idempotency
 from gateway.api.query import MAX_WAIT_SECONDS
 from gateway.api.root_paths import ROOT_PATHS, UnreadableWebhook, WebhookError, WebhookReceipt
 from gateway.api.schemas import Error, Page
@@ -35,6 +36,7 @@ from gateway.api.statuses import (
     FILE_HEADERS,
     LINK,
     LOCATION,
+    REPLAYED,
     responses,
     without_content,
 )
@@ -155,6 +157,8 @@ _HEADERS = {
     "Range": "one range of bytes, such as bytes=0-1023; of several, the whole file is sent",
     "If-Range": "an ETag: the range counts only for this file",
     "If-None-Match": "an ETag: if it is that of the answer, the answer is 304 without a body",
+    "Idempotency-Key": "a text of your choice: a repetition of the request with this key within 24 hours"
+    " changes nothing and gets the first answer",
     "If-Match": "an ETag of an earlier answer: the change is made only if the settings are still of that"
     " version",
 }
@@ -189,20 +193,20 @@ class Operation:
     is_signed: bool = False
     event: type[BaseModel] | None = None
 
-    def route(self, token: AdminToken, *, base_url: str) -> Route:
-        """Return the route, with the check of the token."""
+    def route(self, token: AdminToken, *, base_url: str, keys: Idempotency) -> Route:
+        """Return the route, with the check of the token, and with keys for repetitions."""
         root = urlsplit(base_url).path
-        endpoint = Answers(
+        answers = Answers(
             endpoint=self.endpoint,
             status=self.status,
             query=self.parameters,
             body=self.body,
             location=None if self.location is None else root + _BASE + self.location,
         )
-        checked = guarded(endpoint, token)
+        checked = guarded(keys.once(answers) if self.method == "POST" else answers, token)
         return Route(
             _BASE + self.path,
-            unless_signed(endpoint, checked) if self.is_signed else checked,
+            unless_signed(answers, checked) if self.is_signed else checked,
             methods=[self.method],
         )
 
@@ -234,6 +238,7 @@ class Operation:
         statuses = {401, 422, 429, 503, *self.errors}
         statuses |= {403} if self.is_signed else set()
         statuses |= {412} if self.is_conditional else set()
+        statuses |= {409} if self.method == "POST" else set()
         if self.method != "GET":
             statuses |= {408, 413}
         if "{" in self.path or _FILTERS & set(self.query):
@@ -343,7 +348,8 @@ def _parameters(operation: Operation) -> Iterator[dict[str, Any]]:
         yield {"name": name, "in": "query", **text, **described}
     tagged = ["If-None-Match"] if operation.has_tag and operation.method == "GET" else []
     conditional = ["If-Match"] if operation.is_conditional else []
-    for name in (*operation.headers, *tagged, *conditional):
+    repeatable = ["Idempotency-Key"] if operation.method == "POST" else []
+    for name in (*operation.headers, *tagged, *conditional, *repeatable):
         yield {"name": name, "in": "header", "description": _HEADERS[name], **text}
 
 
@@ -373,6 +379,7 @@ def _success(operation: Operation, names: dict[Any, Any]) -> dict[str, Any]:
         **(ETAG if operation.has_tag else {}),
         **(LINK if operation.answer is not None and issubclass(operation.answer, Page) else {}),
         **(LOCATION if operation.location is not None else {}),
+        **(REPLAYED if operation.method == "POST" else {}),
     }
     described = {"description": "Success.", **({"headers": headers} if headers else {}), "content": content}
     unchanged = {"304": {"description": "The client has this answer.", "headers": ETAG}}

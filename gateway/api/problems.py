@@ -17,6 +17,8 @@ from gateway.errors import (
     Conflict,
     Fault,
     Invalid,
+    KeyInUse,
+    KeyReused,
     NotAllowed,
     NotFound,
     PushgateError,
@@ -90,6 +92,18 @@ KINDS: dict[type[PushgateError], Kind] = {
         "The operation conflicts with another record, or with the state of this one. `detail` says with"
         " which. Nothing was changed.",
     ),
+    KeyInUse: Kind(
+        409,
+        "Key in use",
+        "The first request with this Idempotency-Key still runs, or its process was killed less than a minute"
+        " ago. Send the request again in a moment.",
+    ),
+    KeyReused: Kind(
+        422,
+        "Key reused",
+        "The Idempotency-Key was used for another request within the last 24 hours. Choose a new key for each"
+        " request; keep it only when the same request is sent again.",
+    ),
     Changed: Kind(
         412,
         "Changed meanwhile",
@@ -157,6 +171,8 @@ def retry_after(error: Exception) -> dict[str, str]:
     """Return the Retry-After header, where a retry may help."""
     if isinstance(error, TooManyTries):
         return {"retry-after": str(error.seconds)}
+    if isinstance(error, KeyInUse):
+        return {"retry-after": "1"}
     return {"retry-after": "5"} if kind_of(error).status == HTTPStatus.SERVICE_UNAVAILABLE else {}
 
 

@@ -84,6 +84,12 @@ ETAG = {
 }
 LINK = {"Link": {"description": "the URL of the next page, with rel=next, if there is one", "schema": _TEXT}}
 LOCATION = {"Location": {"description": "the path of the resource", "schema": _TEXT}}
+REPLAYED = {
+    "Idempotency-Replayed": {
+        "description": "true if this is the kept answer to the first request with the Idempotency-Key",
+        "schema": {"type": "string", "enum": ["true"]},
+    }
+}
 CONTENT_RANGE = {
     "Content-Range": {"description": "the part: bytes FIRST-LAST/SIZE", "schema": _TEXT},
 }

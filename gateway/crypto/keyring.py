@@ -67,6 +67,10 @@ class Keyring:
         """Return the key that signs status URLs."""
         return _derive(self._key, "status URLs")
 
+    def idempotency_key(self) -> bytes:
+        """Return the key of the hashes by which repeated requests are recognized."""
+        return _derive(self._key, "repeated requests")
+
     def session_key(self) -> bytes:
         """Return the key that signs dashboard sessions and flash messages."""
         return _derive(self._key, "dashboard sessions")

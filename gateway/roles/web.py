@@ -13,6 +13,7 @@ from gateway.api.deliveries import Deliveries
 from gateway.api.dry_run import DryRun
 from gateway.api.executions import Executions
 from gateway.api.health_overview import HealthOverview
+from gateway.api.idempotency import Idempotency
 from gateway.api.identities import Identities
 from gateway.api.notification_channels import NotificationChannels
 from gateway.api.openapi import Operation
@@ -77,13 +78,14 @@ def build_web(
         operations=operations,
         base_url=settings.base_url,
     )
+    keys = Idempotency(database=parts.database, keyring=parts.keyring)
     pages = _build_pages(parts, api, token)
     return Web(
         webhook=webhook,
         routes=[
             # Routes are tried in turn, and no other paths are requested as often as the signed ones.
             *(
-                each.route(token, base_url=settings.base_url)
+                each.route(token, base_url=settings.base_url, keys=keys)
                 for each in sorted(operations, key=lambda each: not each.is_signed)
             ),
             # It is served ahead of the routing, which names its methods.

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from gateway.store import refusals, retention
+from gateway.store import idempotency, refusals, retention
 from gateway.store.database import Database, Lock
 
 log = structlog.get_logger()
@@ -19,7 +19,8 @@ _PAUSE_SECONDS = 0.2
 class Retention:
     """Deletes deliveries, with all that resulted from them, once nothing has changed on them for `keep`.
 
-    Records of refused requests too, once no request has been added to them for so long.
+    Records of refused requests too, once no request has been added to them for so long, and the answers that
+    are kept for repeated requests, once their day is over.
     """
 
     database: Database
@@ -31,6 +32,7 @@ class Retention:
             return
         before, after, deleted = now - self.keep, "", 0
         await self.database.write(refusals.forget, before=before)
+        await self.database.write(idempotency.forget, now=now)
         while True:
             batch = await self.database.write(retention.forget, before=before, after=after)
             if batch is None:

@@ -25,7 +25,7 @@ from gateway.cli.connect import (
 )
 from gateway.cli.gateways import client_command, client_of
 from gateway.cli.options import AsJson, connection_id, text_of
-from gateway.cli.output import change_line, err, escape, local_time, names_of, out, print_facts, print_json
+from gateway.cli.output import change_line, err, escape, names_of, out, print_facts, print_json, when
 from gateway.errors import Invalid
 from gateway.text.escape import printable
 
@@ -314,8 +314,7 @@ def revoke_secret(connection: Named) -> None:
     if len(secrets) < _WITH_PREVIOUS:
         out.print("There is no previous secret: nothing has changed.")
         return
-    when = secrets[1]["last_used_at"]
-    last = f"last used {local_time(when)}" if when is not None else "never used"
+    last = _last_use(secrets[1])
     out.print(f"The previous secret, {last}, is not valid any more.", soft_wrap=True)
 
 
@@ -326,12 +325,15 @@ def _previous(before: list[Any], after: list[Any]) -> str:
     latest = max(used, key=lambda secret: datetime.fromisoformat(secret["last_used_at"]), default=None)
     lines = []
     if len(after) > 1:
-        when = after[1]["last_used_at"]
-        last = f"last used {local_time(when)}" if when is not None else "never used"
-        lines.append(f"The previous secret, {last}, stays valid until the next rotation.")
+        lines.append(f"The previous secret, {_last_use(after[1])}, stays valid until the next rotation.")
     if latest is not None and latest["created_at"] not in valid:
         lines.append(
             "[yellow]Warning:[/yellow] the provider last used an older secret, which is no longer valid: its"
             " deliveries are refused until it has the new one."
         )
     return "\n".join(lines)
+
+
+def _last_use(secret: Any) -> str:
+    used_at = secret["last_used_at"]
+    return f"last used {when(used_at)}" if used_at is not None else "never used"

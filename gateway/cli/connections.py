@@ -41,11 +41,11 @@ def connections(as_json: AsJson = False) -> None:
 
     def row(connection: Any) -> list[str]:
         triggers = names_of(connection["triggers"]) or "-"
-        texts = [connection["name"], connection["provider"], connection["project"], triggers]
+        texts = [connection["provider"], connection["project"], triggers, connection["url"]]
         health = coloured(connection["health"]["state"])
-        return [connection["id"], *map(escape, texts), health, escape(connection["url"])]
+        return [escape(connection["name"]), health, *map(escape, texts), connection["id"]]
 
-    columns = ["id", "name", "provider", "project", "triggers", "health", "url"]
+    columns = ["name", "health", "provider", "project", "triggers", "url", "id"]
     print_list(answer, columns, row, empty=empty_list("connections"), as_json=as_json)
 
 

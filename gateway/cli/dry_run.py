@@ -10,7 +10,7 @@ import typer
 from gateway.cli.api_client import Client, part
 from gateway.cli.gateways import client_command, client_of
 from gateway.cli.options import AsJson, File, moment
-from gateway.cli.output import coloured_change, err, escape, field_line, local_time, out, print_json, ref_move
+from gateway.cli.output import coloured_change, err, escape, field_line, out, print_json, ref_move, when
 from gateway.errors import Invalid
 
 app = typer.Typer()
@@ -130,8 +130,8 @@ def _show(result: Any) -> None:
 def _show_differences(update: Any) -> None:
     differing = [request for request in update["requests"] if request["change"] != "same"]
     if differing:
-        when = f"{local_time(update['received_at'])}, delivery {update['delivery']}"
-        out.print(f"{ref_move(update)}  {when}", soft_wrap=True)
+        received = f"{when(update['received_at'])}, delivery {update['delivery']}"
+        out.print(f"{ref_move(update)}  {received}", soft_wrap=True)
     for request in differing:
         change = coloured_change(request["change"], request["trigger"])
         out.print(f"  {change}: {_reason(request)}", soft_wrap=True)

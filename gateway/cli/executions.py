@@ -13,19 +13,19 @@ from gateway.cli.output import (
     err,
     escape,
     execution_line,
-    local_time,
     out,
     print_json,
     print_list,
     run_summary,
     short,
     state_line,
+    when,
 )
 from gateway.messages.execution_states import ExecutionState
 
 app = typer.Typer()
 
-_COLUMNS = ["id", "planned", "project", "what", "state"]
+_COLUMNS = ["id", "planned", "state", "project", "what", "result"]
 
 
 @client_command(app)
@@ -70,13 +70,13 @@ def _follow(client: Client, *, as_json: bool) -> None:
 def _row(execution: Any) -> list[str]:
     message = execution["message"]
     what = f"{message['execution']['name']} at {message['ref']['name']} {short(message['commit']['id'])}"
-    reason = f": {escape(execution['reason'])}" if execution["reason"] else ""
     return [
         execution["id"],
-        local_time(execution["planned_at"]),
+        when(execution["planned_at"]),
+        coloured(execution["state"]),
         escape(message["project"]),
         escape(what),
-        coloured(execution["state"]) + reason + run_summary(execution["run"]),
+        f"{escape(execution['reason'] or '')}{run_summary(execution['run'])}".removeprefix(": "),
     ]
 
 

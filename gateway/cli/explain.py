@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.tree import Tree
 
-from gateway.cli.output import coloured, escape, ref_move, refused_connection, run_summary, short
+from gateway.cli.output import coloured, escape, ref_move, refused_connection, run_summary, short, when
 from gateway.text.sentences import WAITS
 
 
@@ -19,9 +19,9 @@ def delivery_tree(delivery: Mapping[str, Any]) -> Tree:
     source = "by reconciliation" if is_found else f"from {delivery['provider']}"
     kind = "source" if delivery["is_of_source"] else "connection"
     event = f"{source}: {delivery['event']}, for {kind} {delivery['connection']}"
-    tree.add(f"received {delivery['received_at']} {escape(event)}")
+    tree.add(f"received {when(delivery['received_at'])} {escape(event)}")
     if delivery["secret_made_at"] is not None:
-        tree.add(f"verified with the secret created {delivery['secret_made_at']}")
+        tree.add(f"verified with the secret created {when(delivery['secret_made_at'])}")
     elif not is_found:
         tree.add("verified with a secret that is no longer stored")
     tree.add(_verdict(delivery) + _because(delivery))
@@ -40,7 +40,7 @@ def _status(status: Mapping[str, Any], provider: str) -> str:
         return f"{verdict} {outcome} by {provider}: {escape(status['problem'])}"
     if status["shown"] is None:
         return f"{verdict} is being sent to {provider}"
-    return f"{provider} shows {escape(status['shown'])} as {verdict}, since {status['tried_at']}"
+    return f"{provider} shows {escape(status['shown'])} as {verdict}, sent {when(status['tried_at'])}"
 
 
 def _verdict(delivery: Mapping[str, Any]) -> str:
@@ -55,11 +55,11 @@ def _add_refusal(tree: Tree, delivery: Mapping[str, Any], refusal: Mapping[str, 
     """Add what is known of refused requests, and what to do."""
     sender = " ".join(filter(None, (delivery["provider"], refusal["client"]))) or "an unknown address"
     event = f"from {sender}: {delivery['event'] or 'no event'}, for {refused_connection(delivery)}"
-    tree.add(f"received {delivery['received_at']} {escape(event)}")
+    tree.add(f"received {when(delivery['received_at'])} {escape(event)}")
     if delivery["provider_delivery_id"] is not None:
         tree.add(f"the provider's id of the delivery: {escape(delivery['provider_delivery_id'])}")
     if refusal["count"] > 1:
-        tree.add(f"received {refusal['count']} times on that day, last {refusal['last_at']}")
+        tree.add(f"received {refusal['count']} times on that day, last {when(refusal['last_at'])}")
     branch = tree.add(f"{coloured(delivery['verdict'])} with status {refusal['status']}{_because(delivery)}")
     if refusal["repair"] is not None:
         branch.add(escape(refusal["repair"]))
@@ -72,14 +72,14 @@ def _add_update(tree: Tree, update: Mapping[str, Any], executions: list[Any]) ->
     is_read = update["after"] is not None and (
         update["state"] == "planned" or (update["state"] == "failed" and update["verdicts"])
     )
-    when = f" {update['settled_at']}" if update["settled_at"] is not None else ""
+    settled = f" {when(update['settled_at'])}" if update["settled_at"] is not None else ""
     why = _because(update)
     if update["state"] == "pending" and not why:
         why = ": waiting for a worker"
-    branch.add(f"{'fetched, and ' if is_read else ''}{coloured(update['state'])}{when}{why}")
+    branch.add(f"{'fetched, and ' if is_read else ''}{coloured(update['state'])}{settled}{why}")
     for attempt in update["attempts"]:
-        outcome = f"{coloured(attempt['state'])} {attempt['settled_at']}{_because(attempt)}"
-        branch.add(f"before the replay {attempt['replayed_at']}: {outcome}")
+        outcome = f"{coloured(attempt['state'])} {when(attempt['settled_at'])}{_because(attempt)}"
+        branch.add(f"before the replay {when(attempt['replayed_at'])}: {outcome}")
     requests = [execution for execution in executions if execution["ref_update"] == update["id"]]
     _add_triggers(branch, update["verdicts"], requests)
 
@@ -104,7 +104,7 @@ def _add_triggers(branch: Tree, verdicts: Sequence[Mapping[str, Any]], requests:
 
 def _add_execution(tree: Tree, execution: Mapping[str, Any]) -> None:
     again = f", a re-run of {execution['rerun_of']}" if execution["rerun_of"] is not None else ""
-    branch = tree.add(f"execution {execution['id']}{again}, planned {execution['planned_at']}")
+    branch = tree.add(f"execution {execution['id']}{again}, planned {when(execution['planned_at'])}")
     # A very long explanation omits messages.
     message = execution["message"] or {"package": None}
     package = message["package"]
@@ -115,19 +115,21 @@ def _add_execution(tree: Tree, execution: Mapping[str, Any]) -> None:
     lane = f" in lane {execution['lane']}" if execution["lane"] is not None else ""
     state = f"{coloured(execution['state'])}{lane}"
     if execution["published_at"] is not None and execution["run"] is not None:
-        branch.add(f"{coloured('published')}{lane}, confirmed by the broker {execution['published_at']}")
+        branch.add(
+            f"{coloured('published')}{lane}, confirmed by the broker {when(execution['published_at'])}"
+        )
     if execution["run"] is not None:
         _add_run(branch, execution)
     elif execution["state"] == "published":
-        branch.add(f"{state}, confirmed by the broker {execution['published_at']}{_because(execution)}")
+        branch.add(f"{state}, confirmed by the broker {when(execution['published_at'])}{_because(execution)}")
     elif execution["state"] == "pending" and execution["reason"] is None:
         branch.add(f"{state}: {WAITS}")
     else:
         branch.add(f"{state}{_because(execution)}")
     if execution["republished_at"] is not None:
-        branch.add(f"redrive {execution['redrives']}, requested {execution['republished_at']}")
+        branch.add(f"redrive {execution['redrives']}, requested {when(execution['republished_at'])}")
     if execution["cancel_requested_at"] is not None:
-        branch.add(f"cancel requested {execution['cancel_requested_at']}")
+        branch.add(f"cancel requested {when(execution['cancel_requested_at'])}")
 
 
 def _add_run(branch: Tree, execution: Mapping[str, Any]) -> None:
@@ -135,15 +137,15 @@ def _add_run(branch: Tree, execution: Mapping[str, Any]) -> None:
     run = execution["run"]
     runner = f" by {escape(run['runner'])}" if run["runner"] else ""
     if run["accepted_at"] is not None:
-        branch.add(f"{coloured('accepted')} {run['accepted_at']}{runner}")
+        branch.add(f"{coloured('accepted')} {when(run['accepted_at'])}{runner}")
     if run["started_at"] is not None:
-        branch.add(f"{coloured('running')} since {run['started_at']}{runner}")
+        branch.add(f"{coloured('running')}, started {when(run['started_at'])}{runner}")
     if run["ended_at"] is not None:
-        branch.add(f"{coloured(execution['state'])} {run['ended_at']}{run_summary(run)}")
+        branch.add(f"{coloured(execution['state'])} {when(run['ended_at'])}{run_summary(run)}")
     elif execution["state"] == "lost":
-        branch.add(f"{coloured('lost')} {run['lost_at']}{_because(execution)}")
+        branch.add(f"{coloured('lost')} {when(run['lost_at'])}{_because(execution)}")
     elif said := run_summary(run):
-        branch.add(f"reported {run['reported_at']}{said}")
+        branch.add(f"reported {when(run['reported_at'])}{said}")
 
 
 def _because(record: Mapping[str, Any]) -> str:

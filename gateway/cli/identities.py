@@ -10,7 +10,7 @@ import typer
 from gateway.cli.api_client import ApiError, part
 from gateway.cli.gateways import client_command, client_of
 from gateway.cli.options import PROVIDER_NAMES, AsJson, read_secret
-from gateway.cli.output import empty_list, err, escape, local_time, out, print_json, print_list
+from gateway.cli.output import empty_list, err, escape, out, print_json, print_list, when
 
 app = typer.Typer(
     help="Manage what Pushgate is at providers: tokens and Apps that connections share.", no_args_is_help=True
@@ -195,4 +195,4 @@ def _expiry(expires_at: str | None) -> str:
     if expires_at is None:
         return "never"
     has_expired = datetime.fromisoformat(expires_at) <= datetime.now(UTC)
-    return f"[red]{local_time(expires_at)} (expired)[/red]" if has_expired else local_time(expires_at)
+    return f"[red]{when(expires_at)} (expired)[/red]" if has_expired else when(expires_at)

@@ -8,7 +8,7 @@ import typer
 from gateway.cli.api_client import ApiError, part
 from gateway.cli.gateways import client_command, client_of
 from gateway.cli.options import AsJson, read_secret
-from gateway.cli.output import empty_list, escape, local_time, out, print_json, print_list
+from gateway.cli.output import empty_list, escape, out, print_json, print_list, when
 
 # As in gateway.store.notification_channels, which takes long to import.
 _KINDS = ("slack", "teams", "webhook", "smtp")
@@ -96,7 +96,7 @@ def list_command(as_json: AsJson = False) -> None:
     answer = {"items": list(client_of().items("/notification-channels")), "next": None}
 
     def row(channel: Any) -> list[str]:
-        last = local_time(channel["sent_at"]) if channel["sent_at"] else "-"
+        last = when(channel["sent_at"]) if channel["sent_at"] else "-"
         problem = f"[red]{escape(channel['problem'])}[/red]" if channel["problem"] else "-"
         texts = [channel["name"], channel["kind"], _target(channel), ", ".join(channel["happenings"])]
         globs = ", ".join([*channel["connections"], *channel["projects"]]) or "all"

@@ -5,14 +5,15 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from rich import markup
 from rich.console import Console
-from rich.table import Table
 
+from gateway.cli.tables import rendered
 from gateway.text.escape import printable
+from gateway.text.relative import relative
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -94,12 +95,9 @@ def print_list(
     if not answer["items"]:
         out.print(empty)
         return
-    table = Table(*columns, box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for item in answer["items"]:
-        table.add_row(*row(item))
-    # Narrow terminals fold the other columns; ids stay whole, so that they can be copied.
-    table.columns[0].no_wrap = True
-    out.print(table)
+    rows = [row(item) for item in answer["items"]]
+    for line in rendered(columns, rows, width=out.width if out.is_terminal else None, console=out):
+        out.print(line, soft_wrap=True)
 
 
 def change_line(change: Any) -> str:
@@ -131,7 +129,7 @@ def delivery_row(delivery: Any) -> list[str]:
     ]
     return [
         delivery["id"],
-        local_time(delivery["received_at"]),
+        when(delivery["received_at"]),
         escape(delivery["event"]),
         coloured(delivery["outcome"]),
         "\n".join(moves) or escape(delivery["reason"] or ""),
@@ -143,7 +141,7 @@ def refusal_row(delivery: Any) -> list[str]:
     refusal = delivery["refusal"]
     return [
         delivery["id"],
-        local_time(refusal["last_at"]),
+        when(refusal["last_at"]),
         escape(refused_connection(delivery)),
         refusal["client"] or "an unknown address",
         escape(f"{delivery['event']} {delivery['provider_delivery_id'] or ''}".strip()),
@@ -175,7 +173,7 @@ def execution_line(execution: Any) -> str:
     where = f"{message['ref']['name']} {short(message['commit']['id'])}"
     command = " && ".join(message["execution"].get("command", ()))
     return (
-        f"{local_time(execution['planned_at'])}  [bold]{escape(message['project'])}[/bold]"
+        f"{clock(execution['planned_at'])}  [bold]{escape(message['project'])}[/bold]"
         f"  {escape(message['execution']['name'])}  {escape(where)}  {escape(command)}  {execution['id']}"
     )
 
@@ -186,7 +184,7 @@ def state_line(execution: Any) -> str:
     reason = f": {escape(execution['reason'])}" if execution["reason"] else ""
     at = run["lost_at"] if execution["state"] == "lost" else run["reported_at"]
     return (
-        f"{local_time(at)}  [bold]{escape(execution['project'])}[/bold]"
+        f"{clock(at)}  [bold]{escape(execution['project'])}[/bold]"
         f"  {escape(execution['target'])}  {execution['id']}"
         f"  {coloured(execution['state'])}{reason}{run_summary(run)}"
     )
@@ -239,6 +237,21 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def local_time(instant: str) -> str:
-    """Return an instant in the local time zone."""
-    return datetime.fromisoformat(instant).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+def when(instant: str) -> str:
+    """Return an instant as "3 min ago" on a terminal; exactly, in UTC, elsewhere and with `--utc`."""
+    at = datetime.fromisoformat(instant)
+    return relative(at, now=datetime.now(UTC)) if _is_for_people() else _exact(at)
+
+
+def clock(instant: str) -> str:
+    """Return an instant for a line that stays on the screen: in local time on a terminal, else as `when`."""
+    at = datetime.fromisoformat(instant)
+    return at.astimezone().strftime("%Y-%m-%d %H:%M:%S") if _is_for_people() else _exact(at)
+
+
+def _is_for_people() -> bool:
+    return out.is_terminal and not exact_times.get()
+
+
+def _exact(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -14,12 +14,12 @@ from gateway.cli.output import (
     empty_list,
     err,
     escape,
-    local_time,
     names_of,
     out,
     print_facts,
     print_json,
     print_list,
+    when,
 )
 from gateway.cli.source_app import app_line, guide_to_app, wait_for_app
 from gateway.cli.webhooks import registered_webhook, show_steps, show_webhook
@@ -287,7 +287,7 @@ def _url(provider: str, org: str | None, url: str | None) -> str:
 
 def _facts(source: Any) -> dict[str, str]:
     """Return what is shown of a source, by the names in the first column."""
-    listed = local_time(source["listed_at"]) if source["listed_at"] else "not yet"
+    listed = when(source["listed_at"]) if source["listed_at"] else "not yet"
     if source["identity"] is None:
         listed = "never, without an identity: each repository is found by its first delivery"
     rules = {f"rule {number}": _rule(rule) for number, rule in enumerate(source["rules"], start=1)}

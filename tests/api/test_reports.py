@@ -220,9 +220,9 @@ def test_requests_are_listed_by_what_was_reported(service: Service, project: Pro
     assert [one["id"] for one in service.api.get("/executions", state="failed")["items"]] == [execution["id"]]
     assert service.api.get("/executions", state="pending")["items"] == []
     listed = run_pushgate("executions", "--state", "failed", service=service)
-    assert f"failed: [b]out[/b] of memory, {page}" in listed.stdout
+    assert f"[b]out[/b] of memory, {page}" in listed.stdout
     why = run_pushgate("explain", execution["id"], service=service)
-    assert f"running since {AT} by r 7" in why.stdout
+    assert f"running, started {AT} by r 7" in why.stdout
     assert f"failed {AT}: [b]out[/b] of memory, {page}" in why.stdout
     cookie = signed_in(service)
     pages = (

@@ -5,11 +5,12 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 from urllib.error import HTTPError
 from urllib.parse import quote, urlencode
 from urllib.request import ProxyHandler, Request, build_opener
 
+from gateway.backoff import backoff
 from gateway.errors import PushgateError
 from gateway.http_client import BROKEN_OFF, NoRedirects, reason
 
@@ -20,7 +21,10 @@ _PAGE = 200
 _STREAM_TIMEOUT = 60.0
 _START_TIMEOUT = 60.0
 _PAUSE = 0.5
+_LONGEST_PAUSE = 10.0
 _AWAY = (502, 503, 504)
+
+T = TypeVar("T")
 
 
 class ApiError(PushgateError):
@@ -37,6 +41,44 @@ class ApiError(PushgateError):
 
 class Unreachable(ApiError):
     """The gateway does not answer, or its answer ended too early."""
+
+
+class Patience:
+    """Waits longer and longer between attempts to reach a server, and gives up after a time.
+
+    Each wait is reported to `interrupted`, with its reason.
+    """
+
+    def __init__(self, interrupted: Callable[[str], None], seconds: float = _START_TIMEOUT) -> None:
+        """Take the seconds of silence after which nothing is tried any more."""
+        self._interrupted = interrupted
+        self._seconds = seconds
+        self._heard_at: float | None = None
+        self._failures = 0
+
+    def heard(self) -> None:
+        """Note that the server has answered."""
+        self._heard_at = time.monotonic()
+        self._failures = 0
+
+    def wait(self, error: Unreachable) -> None:
+        """Wait before the next attempt. Raises `error` if the server has never answered, or not for long."""
+        if self._heard_at is None or time.monotonic() - self._heard_at > self._seconds:
+            raise error
+        self._interrupted(str(error))
+        time.sleep(backoff(self._failures, first=_PAUSE, longest=_LONGEST_PAUSE))
+        self._failures += 1
+
+    def insist(self, read: Callable[[], T]) -> T:
+        """Return what `read` returns, as soon as the server answers."""
+        while True:
+            try:
+                found = read()
+            except Unreachable as error:
+                self.wait(error)
+            else:
+                self.heard()
+                return found
 
 
 # An admin token goes directly to the given address, never through a proxy named in the environment.
@@ -68,6 +110,11 @@ class Client:
     def url(self) -> str:
         """The base URL of the gateway."""
         return self._url
+
+    def raw(self, path: str) -> bytes:
+        """Return the body of the answer to a GET."""
+        with self._open("GET", path, None, _REQUEST_TIMEOUT) as answer:
+            return bytes(answer.read())
 
     def root(self, path: str) -> tuple[int, str]:
         """Return the status and the text of an answer outside the API, of any status. No token is sent."""
@@ -114,7 +161,7 @@ class Client:
         the stream resumes where it ended. Raises `ApiError` when that fails for `patience` seconds.
         """
         seen: str | None = None
-        last_heard: float | None = None
+        waiting = Patience(interrupted, patience)
         while True:
             event: dict[str, str] = {}
             try:
@@ -122,7 +169,7 @@ class Client:
                     "GET", "/executions/stream", None, _STREAM_TIMEOUT, last_event=seen
                 ) as answer:
                     for line in answer:
-                        last_heard = time.monotonic()
+                        waiting.heard()
                         name, _, value = line.decode().rstrip("\r\n").partition(": ")
                         if name:
                             event[name] = value
@@ -132,13 +179,10 @@ class Client:
                             yield event.get("event", ""), json.loads(event["data"])
                         seen = event.get("id", seen)
                         event = {}
-                reason = f"The gateway at {self._url} ended the stream."
             except Unreachable as error:
-                if last_heard is None or time.monotonic() - last_heard > patience:
-                    raise
-                reason = str(error)
-            interrupted(reason)
-            time.sleep(_PAUSE)
+                waiting.wait(error)
+            else:
+                waiting.wait(Unreachable(f"the gateway at {self._url}{self._from} ended the stream"))
 
     def _request(self, method: str, path: str, body: bytes | None = None) -> Any:
         with self._open(method, path, body, _REQUEST_TIMEOUT) as answer:
@@ -212,7 +256,7 @@ def post_webhook(url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int
         with error:
             return error.code, _json(error.read())
     except BROKEN_OFF as error:
-        raise ApiError(f"cannot reach {url}: {reason(error)}") from error
+        raise Unreachable(f"cannot reach {url}: {reason(error)}") from error
     except ValueError as error:
         raise ApiError(
             f"cannot send a request to {url}: the URL or a header contains characters that HTTP does not"

@@ -5,12 +5,12 @@ from typing import Annotated, Any, get_args
 import typer
 
 from gateway.cli.api_client import ApiError, Client, part
+from gateway.cli.following import report_interruption
 from gateway.cli.gateways import client_command, client_of
 from gateway.cli.options import AsJson, Limit, OfConnection
 from gateway.cli.output import (
     coloured,
     empty_list,
-    err,
     escape,
     execution_line,
     out,
@@ -60,7 +60,7 @@ def executions(
 
 def _follow(client: Client, *, as_json: bool) -> None:
     """Print new requests and what runners report, until interrupted; as JSON, only new requests."""
-    for event, execution in client.executions(interrupted=_report_interruption):
+    for event, execution in client.executions(interrupted=report_interruption):
         if event == "state" and not as_json:
             out.print(state_line(execution))
         elif event == "execution":
@@ -136,7 +136,3 @@ def republish(
         print_json(again)
     else:
         out.print(f"{again['id']} will be published again, with ce-redrive {again['redrives']}")
-
-
-def _report_interruption(reason: str) -> None:
-    err.print(f"[yellow]pushgate:[/yellow] {escape(reason)} Reconnecting …", soft_wrap=True)

@@ -19,7 +19,9 @@ from gateway.cli import (
     dry_run,
     executions,
     identities,
+    listen,
     login,
+    logs,
     notifications,
     provider,
     redeliver,
@@ -216,6 +218,8 @@ for commands in (
     replay,
     dry_run,
     deliveries,
+    logs,
+    listen,
     executions,
     provider,
 ):

@@ -42,7 +42,9 @@ def send(
 ) -> None:
     """Sign a payload as the provider would, and post it to a webhook URL."""
     body = payload.read()
-    headers = _signed(_provider(provider), body, secret, event=event, delivery=delivery or str(uuid.uuid4()))
+    headers = signed_headers(
+        imitated_provider(provider), body, secret, event=event, delivery=delivery or str(uuid.uuid4())
+    )
     _post(url, body, headers, as_json=as_json)
 
 
@@ -67,9 +69,7 @@ def push_command(
 
     Examples: pushgate trigger push acme/digits --branch main; pushgate trigger push acme/digits --commit SHA
     """
-    key = text_of(secret_file) if secret_file is not None else secret
-    if key is None:
-        raise Invalid("give the connection's secret with --secret-file or in WEBHOOK_SECRET")
+    key = secret_of_connection(secret, secret_file)
     client = client_of()
     path = f"/connections/{part(connection_id(client, connection))}"
     shown = client.get(path)
@@ -78,12 +78,10 @@ def push_command(
             f"the webhooks of {shown['name']} arrive at its source {shown['source']['name']}: send it"
             " a payload that names the repository with `pushgate send`"
         )
-    imitated = _provider(shown["provider"])
+    imitated = imitated_provider(shown["provider"])
     move = _move(client.get(f"{path}/refs")["items"], branch or shown["remote"]["default_branch"], commit)
     body = json.dumps(imitated.push(**move)).encode()
-    headers = _signed(
-        imitated, body, key.rstrip("\r\n"), event=imitated.PUSH_EVENT, delivery=str(uuid.uuid4())
-    )
+    headers = signed_headers(imitated, body, key, event=imitated.PUSH_EVENT, delivery=str(uuid.uuid4()))
     _post(shown["hook_url"], body, headers, as_json=as_json)
 
 
@@ -117,7 +115,16 @@ def _post(url: str, body: bytes, headers: Mapping[str, str], *, as_json: bool) -
         raise typer.Exit(1)
 
 
-def _provider(name: str) -> "Provider":
+def secret_of_connection(secret: str | None, file: Path | None) -> str:
+    """Return the secret of an option or the environment, or that in a file. Raises `Invalid`."""
+    given = text_of(file) if file is not None else secret
+    if given is None:
+        raise Invalid("give the connection's secret with --secret-file or in WEBHOOK_SECRET")
+    return given.rstrip("\r\n")
+
+
+def imitated_provider(name: str) -> "Provider":
+    """Return the provider with this name. Raises `ApiError`."""
     from providers import PROVIDERS  # noqa: PLC0415 - the other commands start without them
 
     if name not in PROVIDERS:
@@ -125,7 +132,9 @@ def _provider(name: str) -> "Provider":
     return PROVIDERS[name]
 
 
-def _signed(provider: "Provider", body: bytes, secret: str, *, event: str, delivery: str) -> dict[str, str]:
+def signed_headers(
+    provider: "Provider", body: bytes, secret: str, *, event: str, delivery: str
+) -> dict[str, str]:
     """Return the headers of a delivery, with its signature. Raises `ApiError`."""
     try:
         return provider.sign(

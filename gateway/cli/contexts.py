@@ -55,15 +55,24 @@ class Contexts:
         return next(same, None)
 
 
-def contexts_file() -> Path:
-    """Return the path of the file: `$XDG_CONFIG_HOME/pushgate/contexts.json`, by default in ~/.config."""
+def contexts_file() -> Path | None:
+    """Return the path of the file: `$XDG_CONFIG_HOME/pushgate/contexts.json`, by default in ~/.config.
+
+    Returns None for a user without a home folder.
+    """
     home = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(home) if home else Path("~/.config").expanduser()) / "pushgate" / "contexts.json"
+    try:
+        folder = Path(home) if home else Path.home() / ".config"
+    except RuntimeError:
+        return None
+    return folder / "pushgate" / "contexts.json"
 
 
 def stored_contexts() -> Contexts:
     """Return what is stored; none if there is no file. Raises `Invalid`."""
     path = contexts_file()
+    if path is None:
+        return Contexts()
     try:
         mode, text = path.stat().st_mode, path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
@@ -80,8 +89,10 @@ def stored_contexts() -> Contexts:
 
 
 def store(contexts: Contexts) -> None:
-    """Replace the file, whole or not at all; only its owner can read it."""
+    """Replace the file, whole or not at all; only its owner can read it. Raises `Invalid`."""
     path = contexts_file()
+    if path is None:
+        raise Invalid("contexts cannot be stored: you have no home folder; set XDG_CONFIG_HOME")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     known = {name: asdict(context) for name, context in contexts.known.items()}
     # The temporary file has the mode 0600.

@@ -40,7 +40,7 @@ def listen(
     at --to, which must have the same provider. After an interruption, the command goes on where it stopped:
     nothing is left out or sent twice.
 
-    Examples: pushgate listen; pushgate --context production listen --connection acme/digits
+    Examples: pushgate listen; pushgate listen --context production --connection acme/digits
     --to http://127.0.0.1:8080/hooks/ID --secret-file FILE
     """
     key = None

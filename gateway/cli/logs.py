@@ -55,7 +55,7 @@ def logs(
     Of a connection, the latest deliveries are shown. With --follow, a delivery is followed until it has
     ended: the exit status is then 1 if something of it has failed. A connection is followed until Ctrl-C.
 
-    Examples: pushgate logs DELIVERY --follow; pushgate logs acme/digits -f; pushgate logs
+    Examples: pushgate logs DELIVERY --follow; pushgate logs acme/digits --follow; pushgate logs
     """
     client, printer = client_of(), _Printer(as_json=as_json)
     is_open_ended = follow and (what is None or _is_connection(client, what))
@@ -193,6 +193,8 @@ def _update(update: Mapping[str, Any]) -> Iterator[Line]:
         if attempt["settled_at"] is not None:
             yield from _settled(attempt, move)
         yield Line(attempt["replayed_at"], "replayed", move)
+    if update["fetched_at"] is not None:
+        yield Line(update["fetched_at"], "fetched", move)
     if update["settled_at"] is not None:
         yield from _settled(update, move)
     elif update["reason"] is not None:
@@ -203,9 +205,6 @@ def _settled(update: Mapping[str, Any], move: str) -> Iterator[Line]:
     """Yield how a ref update has ended, and what each trigger has decided."""
     at = update["settled_at"]
     because = f": {update['reason']}" if update["reason"] else ""
-    is_fetched = update["state"] == "planned" or update["verdicts"]
-    if is_fetched and update["state"] != "duplicate":
-        yield Line(at, "fetched", move)
     yield Line(at, update["state"], f"{move}{because}")
     for verdict in update["verdicts"]:
         state = "matched" if verdict["matched"] else "unmatched"

@@ -32,6 +32,13 @@ FINDS = frozenset(["status", "doctor"])
 
 NOT_RUN = {
     "pushgate executions --follow --data .pushgate": "it runs until Ctrl-C; tests/cli/test_command_line.py",
+    "pushgate executions --follow": "the same",
+    "pushgate logs DELIVERY --follow": "it runs until the delivery has ended; tests/cli/test_following.py",
+    "pushgate logs NAME --follow": "it runs until Ctrl-C; the same file",
+    "pushgate logs acme/digits --follow": "the same",
+    "pushgate listen": "it runs until Ctrl-C; the same file",
+    "pushgate listen --context production --connection acme/digits --to http://127.0.0.1:8080/hooks/ID"
+    " --secret-file FILE": "the same",
     "pushgate republish ID": "it needs a broker; tests/system/test_republish.py",
 }
 """Commands whose options alone are checked."""

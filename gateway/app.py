@@ -60,7 +60,12 @@ class Service:
         web = None
         if settings.role != "worker":
             web = build_web(
-                parts, self._writer, self._refusals, self._uptime, is_closing=lambda: self.closing
+                parts,
+                self._writer,
+                self._refusals,
+                self._uptime,
+                is_closing=lambda: self.closing,
+                disk_trouble=health.disk_trouble,
             )
         self.application = self._build_application(web, health)
 
@@ -69,8 +74,8 @@ class Service:
             routes=[*(web.routes if web else []), *health.routes()],
             exception_handlers={
                 PushgateError: on_error,
-                HTTPException: web.on_http_error if web else on_http_error,
-                Exception: on_bug,
+                HTTPException: web.pages.errors.on_http_error if web else on_http_error,
+                Exception: web.pages.errors.on_bug if web else on_bug,
             },
             lifespan=self._lifespan,
         )

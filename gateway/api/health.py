@@ -95,14 +95,14 @@ class Health:
             await self._check_store()
         except StoreUnavailable as error:
             return untyped(503, "Not ready", str(error))
-        trouble = await self._disk_trouble()
+        trouble = await self.disk_trouble()
         if trouble is None:
             return JSONResponse({"status": "ok"})
         if not self.serves_webhooks:
             return untyped(503, "Not ready", trouble)
         return JSONResponse({"status": "ok", "fetching": trouble})
 
-    async def _disk_trouble(self) -> str | None:
+    async def disk_trouble(self) -> str | None:
         """Return why nothing can be fetched to this machine; concurrent requests share one check."""
         if self.scratch is None:
             return None
@@ -133,7 +133,7 @@ class Health:
                 gauge.set(math.nan)
         else:
             found.report(has_broker=self.has_broker)
-        SCRATCH_WRITABLE.set(await self._disk_trouble() is None)
+        SCRATCH_WRITABLE.set(await self.disk_trouble() is None)
         return Response(await PROBES.run(exposition), media_type=CONTENT_TYPE_LATEST)
 
 

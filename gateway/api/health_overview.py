@@ -13,7 +13,7 @@ from gateway.api.views import view_of
 from gateway.store import connections
 from gateway.store.connection_facts import facts
 from gateway.store.database import Database
-from gateway.worker.connection_health import STATES
+from gateway.worker.connection_health import STATES, State
 
 # How many connections a filter examines for one answer.
 _MAX_EXAMINED = 1000
@@ -35,13 +35,17 @@ class HealthOverview:
 
         With `state`, an answer may have fewer items than `limit`, or none, although it has a `next`.
         """
-        query, max_items = request.query_params, limit(request)
+        query = request.query_params
         state = choice(STATES, query.get("state"), "state")
+        return await self.page(state=state, after=query.get("cursor"), max_items=limit(request))
+
+    async def page(self, *, state: State | None, after: str | None, max_items: int) -> HealthPage:
+        """Return the health of the connections after the one with the id `after`; of those with one state."""
         examined = max_items if state is None else _MAX_EXAMINED
         now = datetime.now(UTC)
 
         def read_page(conn: sqlalchemy.Connection) -> HealthPage:
-            found = connections.page(conn, after=query.get("cursor"), limit=examined + 1)
+            found = connections.page(conn, after=after, limit=examined + 1)
             known = facts(conn, found, now=now)
             views: list[ConnectionHealthView] = []
             for connection in found[:examined]:

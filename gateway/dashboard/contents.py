@@ -1,14 +1,12 @@
 """What pages of the dashboard show besides the answers of the REST API."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy
 
 from gateway.api.views import DeliveryView, ExplainedExecutionView, ExplainedView, UpdateView
-from gateway.store import deliveries, executions, outages, reconciliations, refusals, work_queue
-from gateway.store.executions import StoredRequest
+from gateway.store import deliveries, refusals
 
 # How many of the newest deliveries and executions the overview shows.
 _MAX_NEWEST = 10
@@ -51,26 +49,6 @@ class Explanation:
         """Whether a replay would plan anything."""
         has_ended = any(update.state in deliveries.REPLAYABLE for update in self.delivery.updates)
         return has_ended and not self.delivery.is_orphan
-
-
-def overview(
-    conn: sqlalchemy.Connection,
-    *,
-    explained: Callable[[sqlalchemy.Connection, list[StoredRequest]], list[StoredRequest]],
-    has_broker: bool,
-) -> tuple[list[StoredRequest], dict[str, Any]]:
-    """Return the newest execution requests, and what else the overview shows, by name."""
-    planned, _ = executions.page(
-        conn, connection=None, delivery=None, state=None, before=None, limit=_MAX_NEWEST
-    )
-    shown = {
-        "backlog": work_queue.backlog(conn),
-        "failing": reconciliations.failing(conn, limit=_MAX_NEWEST + 1),
-        "few": _MAX_NEWEST,
-        "deliveries": newest(conn, connection=None),
-        "outages": outages.current(conn) if has_broker else (),
-    }
-    return explained(conn, planned), shown
 
 
 def newest(conn: sqlalchemy.Connection, connection: str | None) -> list[DeliveryView]:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
@@ -14,22 +13,19 @@ from starlette.staticfiles import StaticFiles
 from gateway.api.auth import AdminToken, WrongToken
 from gateway.api.connections import Connections
 from gateway.api.deliveries import Deliveries
-from gateway.api.endpoints import (
-    Answering,
-    headers_of_refusal,
-    on_http_error,
-)
+from gateway.api.endpoints import Answering
 from gateway.api.executions import Executions
 from gateway.api.identities import Identities
 from gateway.api.notification_channels import NotificationChannels
-from gateway.api.problems import kind_of, retry_after
 from gateway.api.query import refuse_nul, refuse_unknown
 from gateway.api.registrations import Registrations, RegistrationView
 from gateway.api.sources import Sources
 from gateway.api.views import ExplainedView
 from gateway.dashboard.app_pages import AppPages
-from gateway.dashboard.contents import Explanation, newest, overview, refused
+from gateway.dashboard.contents import Explanation, newest, refused
+from gateway.dashboard.error_pages import ErrorPages, is_for_browsers
 from gateway.dashboard.forms import read_form
+from gateway.dashboard.overview import Overview
 from gateway.dashboard.record_pages import RecordPages
 from gateway.dashboard.rendering import STATIC, Renderer
 from gateway.dashboard.sessions import Sessions
@@ -39,8 +35,6 @@ from gateway.threads import API
 from gateway.worker.connection_health import warn_before
 
 Page = Callable[[Request], Awaitable[Response]]
-
-_NO_PAGE = "No page exists at this URL."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,11 +47,13 @@ class Pages:
     registrations: Registrations
     sources: Sources
     apps: AppPages
+    overview: Overview
     records: RecordPages
     deliveries: Deliveries
     executions: Executions
     sessions: Sessions
     renderer: Renderer
+    errors: ErrorPages
     token: AdminToken
     has_broker: bool
 
@@ -74,7 +70,7 @@ class Pages:
         api = {operation.path: operation.query for operation in offered if operation.method == "GET"}
         registrations = self.registrations
         table: list[tuple[str, str, Page]] = [
-            ("/", "GET", self.overview),
+            ("/", "GET", self.overview.show),
             ("/connections", "GET", self._filtered(self.list_connections, api["/connections"])),
             ("/connections/{id}", "GET", self.show_connection),
             ("/connections/{id}/fetch", "POST", self._action(self.connections.fetch_connection)),
@@ -110,14 +106,6 @@ class Pages:
             Route("/sources/{id}/app/created", self._with_errors(self.apps.created), methods=["GET"]),
             Mount("/static", StaticFiles(directory=STATIC)),
         ]
-
-    async def overview(self, _request: Request) -> Response:
-        """`GET /`: show pending work, failures, and the newest records."""
-        planned, found = await self.connections.database.read(
-            overview, explained=self.executions.explained, has_broker=self.has_broker
-        )
-        views = await self.executions.views(planned)
-        return self.renderer.page("overview.html", has_broker=self.has_broker, executions=views, **found)
 
     async def list_connections(self, request: Request) -> Response:
         """`GET /connections`: list connections, with the query parameters of the API."""
@@ -231,15 +219,6 @@ class Pages:
         self.sessions.end(answer)
         return answer
 
-    async def on_http_error(self, request: Request, error: Exception) -> Response:
-        """Answer an error of the routing: a page for browsers, JSON for programs."""
-        if not (isinstance(error, HTTPException) and _is_for_browsers(request)):
-            return await on_http_error(request, error)
-        detail = _NO_PAGE if error.status_code == HTTPStatus.NOT_FOUND else error.detail
-        answer = self._failed(error.status_code, error.detail.lower(), detail)
-        answer.headers.update(headers_of_refusal(request, error))
-        return answer
-
     def _action(self, endpoint: Answering) -> Page:
         """Return the page that calls an endpoint of the API, and redirects to the page of its record."""
 
@@ -277,7 +256,7 @@ class Pages:
 
         async def answered(request: Request) -> Response:
             # The script that refreshes a page must not take the message from the page that is to show it.
-            if not _is_for_browsers(request):
+            if not is_for_browsers(request):
                 return await self._answered(request, page)
             flashes = self.renderer.flashes
             with flashes.shown(request, now=datetime.now(UTC)):
@@ -290,34 +269,23 @@ class Pages:
 
     async def _answered(self, request: Request, page: Page) -> Response:
         if request.method == "POST" and not self.sessions.comes_from_here(request):
-            return self._failed(403, "refused", "another site sent this form: nothing was changed")
+            return self.errors.failed(403, "Refused", "another site sent this form: nothing was changed")
         try:
             refuse_nul(request)
             return await page(request)
         except PushgateError as error:
-            kind = kind_of(error)
-            answer = self._failed(kind.status, kind.error, str(error))
-            answer.headers.update(retry_after(error))
-            return answer
+            return self.errors.of(error)
 
     def _sign_in_page(self, request: Request, target: str, *, is_refused: bool) -> Response:
         elsewhere = None if self.sessions.would_keep_cookie(request) else self.renderer.base_url
         return self.renderer.page(
-            "sign-in.html", 401, next=target, is_refused=is_refused, elsewhere=elsewhere
+            "sign-in.html",
+            401,
+            next=target,
+            is_refused=is_refused,
+            has_expired=self.sessions.has_cookie(request) and not is_refused,
+            elsewhere=elsewhere,
         )
-
-    def _failed(self, status: int, title: str, detail: str) -> Response:
-        return self.renderer.page("error.html", status, title=title, detail=detail)
-
-
-def _is_for_browsers(request: Request) -> bool:
-    """Return whether a browser shows the answer; webhooks and the API always get JSON."""
-    is_for_programs = request.url.path.startswith(("/api/", "/hooks/"))
-    return (
-        not is_for_programs
-        and request.method != "OPTIONS"
-        and "text/html" in request.headers.get("accept", "")
-    )
 
 
 async def _known(

@@ -41,6 +41,10 @@ class Sessions:
         expires, _, signature = self._cookie.value(request).partition(".")
         return self._signed_tokens.is_valid(self._subject, SignedToken(expires, signature), now=now)
 
+    def has_cookie(self, request: Request) -> bool:
+        """Return whether a request carries a session cookie, valid or not."""
+        return self._cookie.value(request) != ""
+
     def comes_from_here(self, request: Request) -> bool:
         """Return whether a page of the dashboard sent a request, rather than a page of another site (CSRF).
 

@@ -20,6 +20,8 @@ from obstore.store import AzureStore, GCSStore, LocalStore, ObjectStore, S3Store
 from gateway.errors import NotFound, PackageStorageUnavailable, SettingError
 from gateway.threads import FILES
 
+# A name that no package has.
+_NO_OBJECT = "check"
 _CHUNK = 8 * 1024 * 1024
 _READ_CHUNK = 4 * 1024 * 1024
 _UPLOADS = 2
@@ -118,6 +120,15 @@ class PackageStorage:
         if self._folder is not None:
             with _translated():
                 await FILES.run(_discard, self._folder, before.timestamp())
+
+    async def check(self) -> None:
+        """Raise `PackageStorageUnavailable` if the storage does not answer, or is not writable."""
+        if self._folder is None:
+            await self.size(_NO_OBJECT)
+        elif not await FILES.run(os.access, self._folder, os.W_OK | os.X_OK):
+            raise PackageStorageUnavailable(
+                f"the package storage cannot be used: {self._folder} does not exist, or is not writable"
+            )
 
     async def presign(self, name: str, valid: timedelta) -> str | None:
         """Return a URL that gives anybody the object, for a week at most; None if the storage is a folder."""

@@ -3,8 +3,6 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from gateway.api.auth import AdminToken
@@ -26,6 +24,9 @@ from gateway.api.specifications import Contract
 from gateway.api.valohai import ValohaiNotifications, ValohaiUrls
 from gateway.api.webhook_secrets import WebhookSecrets
 from gateway.dashboard.app_pages import AppPages
+from gateway.dashboard.components import Components
+from gateway.dashboard.error_pages import ErrorPages
+from gateway.dashboard.overview import Overview
 from gateway.dashboard.pages import Pages
 from gateway.dashboard.record_pages import RecordPages
 from gateway.dashboard.rendering import Renderer
@@ -41,11 +42,11 @@ from gateway.roles.parts import Parts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Web:
-    """The webhook endpoint of a process with the role `web`, its routes, and its handler of HTTP errors."""
+    """The webhook endpoint of a process with the role `web`, its routes, and the pages among them."""
 
     webhook: WebhookEndpoint
     routes: Sequence[BaseRoute]
-    on_http_error: Callable[[Request, Exception], Awaitable[Response]]
+    pages: Pages
 
 
 def build_web(
@@ -55,6 +56,7 @@ def build_web(
     uptime: Uptime,
     *,
     is_closing: Callable[[], bool],
+    disk_trouble: Callable[[], Awaitable[str | None]],
 ) -> Web:
     """Build the webhook endpoint, the REST API and the dashboard."""
     settings = parts.settings
@@ -79,7 +81,7 @@ def build_web(
         base_url=settings.base_url,
     )
     keys = Idempotency(database=parts.database, keyring=parts.keyring)
-    pages = _build_pages(parts, api, token)
+    pages = _build_pages(parts, api, token, disk_trouble=disk_trouble)
     return Web(
         webhook=webhook,
         routes=[
@@ -93,7 +95,7 @@ def build_web(
             *contract.routes(),
             *pages.routes(),
         ],
-        on_http_error=pages.on_http_error,
+        pages=pages,
     )
 
 
@@ -206,7 +208,9 @@ def _build_api(parts: Parts, cache: ConnectionCache, *, is_closing: Callable[[],
     )
 
 
-def _build_pages(parts: Parts, api: _Api, token: AdminToken) -> Pages:
+def _build_pages(
+    parts: Parts, api: _Api, token: AdminToken, *, disk_trouble: Callable[[], Awaitable[str | None]]
+) -> Pages:
     base_url = parts.settings.base_url
     renderer = Renderer(base_url, parts.keyring.session_key())
     return Pages(
@@ -216,6 +220,17 @@ def _build_pages(parts: Parts, api: _Api, token: AdminToken) -> Pages:
         registrations=api.registrations,
         sources=api.sources,
         apps=AppPages(sources=api.sources, renderer=renderer),
+        overview=Overview(
+            components=Components(
+                database=parts.database,
+                storage=parts.storage,
+                has_broker=parts.settings.amqp_url is not None,
+                disk_trouble=disk_trouble,
+            ),
+            health=api.health,
+            executions=api.executions,
+            renderer=renderer,
+        ),
         records=RecordPages(
             deliveries=api.deliveries,
             received=api.received,
@@ -227,6 +242,7 @@ def _build_pages(parts: Parts, api: _Api, token: AdminToken) -> Pages:
         executions=api.executions,
         sessions=Sessions(parts.keyring.session_key(), token=parts.admin_token, base_url=base_url),
         renderer=renderer,
+        errors=ErrorPages(renderer=renderer),
         token=token,
         has_broker=parts.settings.amqp_url is not None,
     )

@@ -21,7 +21,7 @@ from heapq import heapify, heappop, heappush, heapreplace
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Row, delete, select
+from sqlalchemy import Row, delete, func, select
 
 from gateway.store import ready_queue
 from gateway.store.bulk_sql import upsert_rows
@@ -309,6 +309,12 @@ def alive(conn: sqlalchemy.Connection, *, now: datetime) -> list[str]:
     """Return the names of the live worker processes, by their heartbeats."""
     live = select(processes.c.name).where(processes.c.seen_at > now - GONE_AFTER).order_by(processes.c.name)
     return list(conn.execute(live).scalars())
+
+
+def last_heartbeat(conn: sqlalchemy.Connection) -> datetime | None:
+    """Return when a worker process, live or dead, was last seen; None if none was for long."""
+    seen: datetime | None = conn.execute(select(func.max(processes.c.seen_at))).scalar()
+    return seen
 
 
 def full_hosts(conn: sqlalchemy.Connection, *, per_host: int, now: datetime) -> list[str]:

@@ -297,6 +297,12 @@ def page(
     return _records(conn, _numbered(kept))[::-1], len(kept) < len(sizes)
 
 
+def newest_planned(conn: sqlalchemy.Connection, state: ExecutionState, *, limit: int) -> list[datetime]:
+    """Return when the newest requests in this state were planned, up to `limit`, without their bodies."""
+    query = select(executions.c.planned_at).where(runs.is_shown_as(state))
+    return list(conn.execute(query.order_by(executions.c.seq.desc()).limit(limit)).scalars())
+
+
 def of_deliveries(conn: sqlalchemy.Connection, delivery_ids: Sequence[str]) -> list[StoredRequest]:
     """Return the requests of these deliveries, in the order in which they were planned.
 

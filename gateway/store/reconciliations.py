@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import ColumnElement, Row, Select, bindparam, delete, func, select, update
+from sqlalchemy import ColumnElement, Row, Select, bindparam, case, delete, func, select, update
 
 from gateway.store.claims import full_hosts, lock_claims
 from gateway.store.columns import Instant
@@ -281,6 +281,35 @@ def failing(conn: sqlalchemy.Connection, *, limit: int) -> list[Failing]:
         .limit(limit)
     )
     return [from_row(Failing, row) for row in rows]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How the reconciliations of all connections go.
+
+    `oldest` is the end of the last successful one of the failing connection that has failed longest; None if
+    none fails, or if none of those that fail ever succeeded. `due_at` is the earliest due time.
+    """
+
+    connections: int
+    failing: int
+    oldest: datetime | None
+    newest: datetime | None
+    due_at: datetime | None
+
+
+_PROGRESS = select(
+    func.count().label("connections"),
+    func.count(reconciliations.c.reason).label("failing"),
+    func.min(case((reconciliations.c.reason.is_not(None), reconciliations.c.reconciled_at))).label("oldest"),
+    func.max(reconciliations.c.reconciled_at).label("newest"),
+    func.min(reconciliations.c.due_at).label("due_at"),
+)
+
+
+def progress(conn: sqlalchemy.Connection) -> Progress:
+    """Return how the reconciliations of all connections go. Reads one row for each connection."""
+    return from_row(Progress, conn.execute(_PROGRESS).one())
 
 
 def _first_due(

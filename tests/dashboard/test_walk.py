@@ -1,0 +1,121 @@
+"""Every page of the dashboard in a real browser: accessible, as wide as the screen, in light and dark.
+
+The pages are those of all routes, so a new page is walked without a change here. Screenshots of them are in
+build/screenshots.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page
+
+from testing.browser import running_browser, sign_in
+from testing.npm import installed
+from testing.service import Service
+from tests.dashboard.getting import signed_in
+from tests.dashboard.walk import LONG, busy_gateway, crawled, page_routes
+
+AXE = "axe-core@4.11.1"
+SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
+# GitHub and the address bar lead to these, and they lead on to another page.
+NOT_LINKED = {"/sign-in", "/sources/{id}/app/created"}
+# Width and height.
+SCREENS = {"phone": (390, 844), "wide": (1800, 1100), "desktop": (1280, 850)}
+# The colour schemes, with the rules of axe that are checked in them; None stands for all.
+SCHEMES: tuple[tuple[Literal["dark", "light"], list[str] | None], ...] = (
+    ("dark", ["color-contrast"]),
+    ("light", None),
+)
+MORE_PAGES = {
+    "not-found": f"/{LONG}",
+    "unprocessable": f"/deliveries?connection={LONG}&limit=none",
+    "no-such-record": f"/explain?what={LONG}-that-is-not-there",
+    "no-match": "/deliveries?outcome=superseded",
+}
+"""Pages besides the first of each route, by the names of their screenshots."""
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Start a gateway with records of every kind."""
+    with busy_gateway(tmp_path_factory.mktemp("busy")) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Return a browser, which ends with this module."""
+    with running_browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def signed_in_page(browser: Browser, service: Service) -> Iterator[Page]:
+    """Return a page of a signed-in user."""
+    # Transitions would still show the colours of the other scheme.
+    with browser.new_context(base_url=service.url, reduced_motion="reduce") as context:
+        yield _signed_in(context)
+
+
+def _signed_in(context: BrowserContext) -> Page:
+    page = context.new_page()
+    page.goto("/")
+    sign_in(page)
+    return page
+
+
+def test_every_page_is_accessible_and_fits_every_screen(
+    signed_in_page: Page, service: Service, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """With the longest names, with open details: no finding of axe, and nothing wider than a phone."""
+    routes = page_routes(tmp_path / "data")
+    found, files = crawled(service, routes, signed_in(service))
+    newest = service.api.get("/deliveries")["items"][0]["id"]
+    found |= {"/explain": [f"/explain?what={newest}"]}
+    assert set(found) == {route.path for route in routes} - NOT_LINKED
+    axe = (installed(request.config.cache, AXE) / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
+    pages = {_name(path): urls[0] for path, urls in found.items() if path not in files} | MORE_PAGES
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    findings = [
+        finding for name, url in pages.items() for finding in _looked_at(signed_in_page, name, url, axe)
+    ]
+    assert findings == []
+
+
+def _looked_at(page: Page, name: str, url: str, axe: str) -> Iterator[str]:
+    """Take screenshots of a page, and yield what is wrong with it."""
+    page.goto(url)
+    page.locator("details").evaluate_all("all => all.forEach(one => { one.open = true })")
+    page.evaluate(axe)
+    for scheme, rules in SCHEMES:
+        page.emulate_media(color_scheme=scheme)
+        yield from (f"{name} ({scheme}): {finding}" for finding in _violations(page, rules))
+        page.screenshot(path=SCREENSHOTS / f"{name}-{scheme}.png", full_page=True)
+    for screen in ("phone", "wide", "desktop"):
+        width, height = SCREENS[screen]
+        page.set_viewport_size({"width": width, "height": height})
+        if screen != "desktop":
+            page.screenshot(path=SCREENSHOTS / f"{name}-{screen}.png", full_page=True)
+        if (scrolled := page.evaluate("document.documentElement.scrollWidth")) > width:
+            yield f"{name} ({screen}): {scrolled} pixels wide"
+
+
+def _violations(page: Page, rules: list[str] | None) -> list[str]:
+    """Return what axe finds, of all rules or of these."""
+    options: dict[str, Any] = {"resultTypes": ["violations"]}
+    if rules is not None:
+        options["runOnly"] = {"type": "rule", "values": rules}
+    violations = page.evaluate("options => axe.run(document, options).then(all => all.violations)", options)
+    return [
+        f"{violation['id']}: {node['html'][:200]} ({node['failureSummary']})"
+        for violation in violations
+        for node in violation["nodes"][:3]
+    ]
+
+
+def _name(path: str) -> str:
+    """Return the name of a route's screenshot."""
+    return re.sub(r"\W+", "-", path).strip("-") or "overview"

@@ -1,18 +1,17 @@
 """The REST API under /api/v1: deliveries, and the explanation of what became of them."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import get_args
 
 import sqlalchemy
 from starlette.requests import Request
 
+from gateway.api.delivery_filters import FILTERS, delivery_filters, found
 from gateway.api.executions import Executions
 from gateway.api.explain import by_id, explained
 from gateway.api.openapi import Operation
-from gateway.api.query import choice, connection_filter, limit, wrong
+from gateway.api.query import limit, wrong
 from gateway.api.views import (
     DeliveryPage,
     DeliveryView,
@@ -21,18 +20,16 @@ from gateway.api.views import (
     ExplainedView,
 )
 from gateway.errors import Invalid
-from gateway.store import deliveries, refusals, status_tasks, work_queue
+from gateway.store import deliveries, status_tasks, work_queue
 from gateway.store.database import Database
-from gateway.store.deliveries import RecordedDelivery, Verdict
+from gateway.store.deliveries import RecordedDelivery
 from gateway.store.executions import StoredRequest
 from gateway.store.notify import Notifier
-from gateway.store.outcomes import REFUSED, Outcome
 from gateway.store.refusals import RecordedRefusal
 from gateway.store.status_tasks import SentStatus
 from gateway.threads import API
 
 _DELIVERY_ID = re.compile(r"[0-9a-f-]{36}")
-_COMMIT_PREFIX = re.compile(r"[0-9a-f]{7,64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +47,7 @@ class Deliveries:
                 method="GET",
                 path="/deliveries",
                 endpoint=self.list_deliveries,
-                query=("connection", "outcome", "verdict", "commit", "limit", "cursor"),
+                query=(*FILTERS, "limit", "cursor"),
             ),
             Operation(method="GET", path="/deliveries/{id}", endpoint=self.get_delivery),
             Operation(
@@ -68,35 +65,24 @@ class Deliveries:
     async def list_deliveries(self, request: Request) -> DeliveryPage:
         """`GET /deliveries`: list deliveries, newest first.
 
-        Refused requests are listed only with `outcome=refused`: the latest of each connection.
+        Refused requests are listed only with `outcome=refused`: the latest of each connection. A page may
+        have fewer than `limit` items although there is a next one.
         """
-        query, max_items = request.query_params, limit(request)
-        commit = _commit(query.get("commit"))
-        verdict = choice((*get_args(Verdict), refusals.VERDICT), query.get("verdict"), "verdict")
-        outcome = choice(get_args(Outcome), query.get("outcome"), "outcome")
-        before = _cursor(query.get("cursor"))
+        max_items, before = limit(request), _cursor(request.query_params.get("cursor"))
 
         def read_page(conn: sqlalchemy.Connection) -> DeliveryPage:
-            found = _page(
-                conn,
-                connection=connection_filter(conn, query.get("connection")),
-                verdict=verdict,
-                outcome=outcome,
-                before=before,
-                limit=max_items + 1,
-                commit=commit,
-            )
+            filters = delivery_filters(conn, request.query_params)
+            page, following = found(conn, filters, before=before, limit=max_items)
             # Built here, off the event loop: a delivery may have thousands of ref updates.
-            views = [DeliveryView.of(delivery) for delivery in found[:max_items]]
-            return DeliveryPage(items=views, next=views[-1].id if len(found) > max_items else None)
+            return DeliveryPage(items=[DeliveryView.of(delivery) for delivery in page], next=following)
 
         return await self.database.read(read_page)
 
     async def get_delivery(self, request: Request) -> DeliveryView:
         """`GET /deliveries/{id}`: return a delivery with its ref updates."""
         delivery_id = request.path_params["id"]
-        found = await self.database.read(by_id, delivery_id)
-        return DeliveryView.of(found)
+        delivery = await self.database.read(by_id, delivery_id)
+        return DeliveryView.of(delivery)
 
     async def replay_delivery(self, request: Request) -> DeliveryView:
         """`POST /deliveries/{id}/replay`: fetch and plan it again; existing requests keep their ids."""
@@ -161,37 +147,6 @@ class Deliveries:
             for delivery, requests in explained(conn, what)
         ]
         return found, status_tasks.of_deliveries(conn, [delivery.id for delivery, _ in found])
-
-
-def _page(
-    conn: sqlalchemy.Connection,
-    *,
-    connection: str | None,
-    verdict: str | None,
-    outcome: Outcome | None,
-    before: str | None,
-    limit: int,
-    commit: str | None,
-) -> Sequence[RecordedDelivery | RecordedRefusal]:
-    """Return deliveries, or refusals if these are requested. No commit is known of a refusal."""
-    if REFUSED not in {verdict, outcome}:
-        return deliveries.page(
-            conn,
-            connection=connection,
-            verdict=verdict,
-            outcome=outcome,
-            before=before,
-            limit=limit,
-            commit=commit,
-        )
-    are_refusals = {verdict, outcome} <= {REFUSED, None} and commit is None
-    return refusals.page(conn, connection=connection, before=before, limit=limit) if are_refusals else ()
-
-
-def _commit(text: str | None) -> str | None:
-    if text is not None and not _COMMIT_PREFIX.fullmatch(text.lower()):
-        raise wrong("commit", "commit must be 7 to 64 hex digits: an object id or its beginning")
-    return text.lower() if text is not None else None
 
 
 def _cursor(text: str | None) -> str | None:

@@ -1,7 +1,7 @@
 """The REST API under /api/v1: execution requests, and the stream of new ones and of changes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import get_args
@@ -11,9 +11,10 @@ import structlog
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from gateway.api.delivery_filters import words
 from gateway.api.endpoints import sse
 from gateway.api.openapi import Operation
-from gateway.api.query import choice, connection_filter, limit, number
+from gateway.api.query import choice, connection_filter, limit, moment, number
 from gateway.api.views import ExecutionPage, ExecutionSummary, ExecutionView
 from gateway.errors import Conflict, Invalid
 from gateway.messages.execution_states import ExecutionState
@@ -22,12 +23,14 @@ from gateway.packages.storage import PackageStorage
 from gateway.publish.status_urls import StatusUrls
 from gateway.store import cancellations, deliveries, executions, reruns, runs, waiting_requests
 from gateway.store.database import Database
+from gateway.store.execution_search import ExecutionFilters
 from gateway.store.executions import StoredRequest, expired_package
 from gateway.store.notify import Notifier
 from gateway.threads import API
 
 log = structlog.get_logger()
 
+_FILTERS = ("connection", "delivery", "state", "branch", "author", "since", "until", "q")
 _POLL_SECONDS = 1.0
 # Polls without a new request after which a comment keeps the stream alive.
 _KEEPALIVE_POLLS = 15
@@ -55,7 +58,7 @@ class Executions:
                 method="GET",
                 path="/executions",
                 endpoint=self.list_executions,
-                query=("connection", "delivery", "state", "limit", "cursor"),
+                query=(*_FILTERS, "limit", "cursor"),
             ),
             # Before /executions/{id}, because the first route that matches a path answers it.
             Operation(
@@ -97,29 +100,19 @@ class Executions:
     async def list_executions(self, request: Request) -> ExecutionPage:
         """`GET /executions`: list execution requests, newest first.
 
-        A page holds fewer than `limit` requests where their messages are large.
+        A page may have fewer than `limit` items although there is a next one: messages may be large.
         """
         query, max_items = request.query_params, limit(request)
         before = number(query.get("cursor"), "cursor")
-        state = choice(get_args(ExecutionState), query.get("state"), "state")
-        delivery = query.get("delivery")
 
-        def read_page(conn: sqlalchemy.Connection) -> tuple[list[StoredRequest], bool]:
-            if delivery is not None:
-                deliveries.get(conn, delivery)
-            found, are_older = executions.page(
-                conn,
-                connection=connection_filter(conn, query.get("connection")),
-                delivery=delivery,
-                state=state,
-                before=before,
-                limit=max_items,
-            )
-            return self.explained(conn, found), are_older
+        def read_page(conn: sqlalchemy.Connection) -> tuple[list[StoredRequest], int | None]:
+            filters = _filters(conn, query)
+            found, following = executions.search(conn, filters, before=before, limit=max_items)
+            return self.explained(conn, found), following
 
-        found, are_older = await self.database.read(read_page)
+        found, following = await self.database.read(read_page)
         items = await self.views(found)
-        return ExecutionPage(items=items, next=str(found[-1].seq) if are_older else None)
+        return ExecutionPage(items=items, next=None if following is None else str(following))
 
     async def get_execution(self, request: Request) -> ExecutionView:
         """`GET /executions/{id}`: return an execution request with its message."""
@@ -266,3 +259,20 @@ def _parts(event_id: str | None) -> tuple[str, str]:
     """Return the two positions that the id of an event names; earlier versions have given out the first."""
     seen, _, revision = (event_id or "").partition("-")
     return seen, revision
+
+
+def _filters(conn: sqlalchemy.Connection, query: Mapping[str, str]) -> ExecutionFilters:
+    """Return the filters of a query. Raises `Invalid` and `NotFound`."""
+    delivery = query.get("delivery")
+    if delivery is not None:
+        deliveries.get(conn, delivery)
+    return ExecutionFilters(
+        connection=connection_filter(conn, query.get("connection")),
+        delivery=delivery,
+        state=choice(get_args(ExecutionState), query.get("state"), "state"),
+        branch=words(query, "branch"),
+        author=words(query, "author"),
+        since=moment(query.get("since"), "since"),
+        until=moment(query.get("until"), "until"),
+        search=words(query, "q"),
+    )

@@ -40,7 +40,7 @@ from gateway.api.statuses import (
     responses,
     without_content,
 )
-from gateway.api.views import ExecutionState, Verdict
+from gateway.api.views import ExecutionState, Outcome, Verdict
 from gateway.messages.names import EXECUTION_REQUEST_SCHEMA
 from gateway.messages.schema import examples
 
@@ -91,7 +91,7 @@ _QUERY: dict[str, dict[str, Any]] = {
     "delivery": {"description": "only requests of this delivery, by its id"},
     "outcome": {
         "description": "only deliveries with this outcome",
-        "schema": {"$ref": f"{_COMPONENT}Outcome"},
+        **_chosen(Outcome),
     },
     "verdict": {
         "description": "only deliveries with this verdict",
@@ -113,6 +113,29 @@ _QUERY: dict[str, dict[str, Any]] = {
         "description": "an object id or its beginning: only deliveries that moved a ref to it, or to its tag",
         "schema": {"type": "string", "pattern": "^[0-9a-fA-F]{7,64}$"},
         "example": "95790bf891e7",
+    },
+    "branch": {
+        "description": "only records of this ref, by its short or full name",
+        "example": "main",
+    },
+    "author": {
+        "description": "only records of this person: who pushed, or the author of the commit",
+        "example": "ada",
+    },
+    "q": {
+        "description": "only records with a connection whose name contains this, or with a ref, a person or a"
+        " commit (at least 7 digits) that begins with it",
+        "example": "main",
+    },
+    "until": {
+        "description": "only records before then",
+        "schema": {"type": "string", "format": "date-time"},
+        "example": "2026-11-24T09:00:00Z",
+    },
+    "since of executions": {
+        "description": "only executions that were planned since then",
+        "schema": {"type": "string", "format": "date-time"},
+        "example": "2026-11-23T09:00:00Z",
     },
     "since": {
         "description": "only deliveries since then",

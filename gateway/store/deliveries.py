@@ -7,10 +7,12 @@ from typing import Any, Literal
 
 import sqlalchemy
 import zstandard
-from sqlalchemy import Row, Text, cast, func, select, union_all
+from sqlalchemy import Row, Text, cast, func, select
 
 from gateway.errors import NotFound
-from gateway.store import outcomes
+from gateway.store import delivery_search, outcomes
+from gateway.store.bulk_sql import among
+from gateway.store.delivery_search import DeliveryFilters
 from gateway.store.outcomes import Outcome
 from gateway.store.rows import from_row
 from gateway.store.tables import (
@@ -113,29 +115,25 @@ def page(
     before: str | None,
     limit: int,
     commit: str | None = None,
-    outcome: Outcome | None = None,
 ) -> list[RecordedDelivery]:
     """Return up to `limit` deliveries, the newest first, that are older than the id `before`.
 
     `commit` is an object id, or its beginning, to which a ref was moved, directly or through a tag.
     """
-    query = _listing().order_by(deliveries.c.id.desc()).limit(limit)
-    if connection is not None:
-        query = query.where(deliveries.c.connection == connection)
-    if verdict is not None:
-        query = query.where(deliveries.c.verdict == verdict)
-    if outcome is not None:
-        query = query.where(deliveries.c.outcome == outcome)
-    if before is not None:
-        query = query.where(deliveries.c.id < before)
-    if commit is not None:
-        # Not LIKE: only a range uses the index on both databases.
-        moved_to = (
-            select(ref_updates.c.delivery).where(column.between(commit, commit + "g"))
-            for column in (ref_updates.c.after, ref_updates.c.peeled)
-        )
-        query = query.where(deliveries.c.id.in_(union_all(*moved_to)))
-    return _recorded(conn, conn.execute(query).all())
+    filters = DeliveryFilters(connection=connection, verdict=verdict, commit=commit)
+    return search(conn, filters, before=before, limit=limit)[0]
+
+
+def search(
+    conn: sqlalchemy.Connection, filters: DeliveryFilters, *, before: str | None, limit: int
+) -> tuple[list[RecordedDelivery], str | None]:
+    """Return up to `limit` deliveries, the newest first, and the `before` of the next page.
+
+    That is None for the last page. A page may have fewer than `limit` items although there is another.
+    """
+    ids, following = delivery_search.find(conn, filters, before=before, limit=limit)
+    query = _listing().where(among(conn, deliveries.c.id, ids)).order_by(deliveries.c.id.desc())
+    return _recorded(conn, conn.execute(query).all()), following
 
 
 def arrivals(conn: sqlalchemy.Connection, of: Sequence[str]) -> dict[str, datetime]:

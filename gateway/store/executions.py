@@ -25,7 +25,16 @@ from sqlalchemy import (
 from gateway.errors import Invalid, NotFound
 from gateway.messages.execution_states import ExecutionState, OutboxState, Run, shown
 from gateway.messages.packages import package_in
-from gateway.store import cancel_events, commit_statuses, outcomes, packages, runs, unaccepted
+from gateway.store import (
+    cancel_events,
+    commit_statuses,
+    execution_search,
+    outcomes,
+    packages,
+    runs,
+    unaccepted,
+)
+from gateway.store.execution_search import ExecutionFilters
 from gateway.store.execution_tables import execution_bodies, executions
 from gateway.store.packages import KeptPackage
 from gateway.store.publishing_lanes import SINGLE, PublishingLane
@@ -283,18 +292,22 @@ def page(
 
     Stop once the bodies have `READ_BYTES`.
     """
-    query = select(executions).order_by(executions.c.seq.desc()).limit(limit + 1)
-    if connection is not None:
-        query = query.where(executions.c.connection == connection)
-    if delivery is not None:
-        query = query.where(executions.c.delivery == delivery)
-    if state is not None:
-        query = query.where(runs.is_shown_as(state))
-    if before is not None:
-        query = query.where(executions.c.seq < before)
-    sizes = _sizes(conn, query)[::-1]
-    kept = _affordable(sizes[:limit], READ_BYTES)
-    return _records(conn, _numbered(kept))[::-1], len(kept) < len(sizes)
+    filters = ExecutionFilters(connection=connection, delivery=delivery, state=state)
+    found, following = search(conn, filters, before=before, limit=limit)
+    return found, following is not None
+
+
+def search(
+    conn: sqlalchemy.Connection, filters: ExecutionFilters, *, before: int | None, limit: int
+) -> tuple[list[StoredRequest], int | None]:
+    """Return up to `limit` requests, the newest first, and the `before` of the next page.
+
+    That is None for the last page. Stop once the bodies have `READ_BYTES`.
+    """
+    numbers, following = execution_search.find(conn, filters, before=before, limit=limit)
+    kept = _affordable(_sizes(conn, _numbered(numbers))[::-1], READ_BYTES)
+    found = _records(conn, _numbered(kept))[::-1]
+    return found, kept[-1] if len(kept) < len(numbers) else following
 
 
 def newest_planned(conn: sqlalchemy.Connection, state: ExecutionState, *, limit: int) -> list[datetime]:

@@ -113,13 +113,9 @@ def refresh(conn: sqlalchemy.Connection, delivery_ids: Collection[str]) -> int:
     # Locked, so that of two changes at the same time the second sees the first.
     locked = conn.execute(stored.order_by(deliveries.c.id).with_for_update(key_share=True)).all()
     became = of_stored(conn, [row.id for row in locked])
-    changed = [
-        {"of": row.id, "became": became[row.id], "who": person_key(row.pusher)}
-        for row in locked
-        if row.outcome != became[row.id]
-    ]
-    if changed:
-        conn.execute(_WRITE, changed)
+    changed = [row for row in locked if row.outcome != became[row.id]]
+    for row in changed:
+        conn.execute(_WRITE, {"of": row.id, "became": became[row.id], "who": person_key(row.pusher)})
     return len(changed)
 
 

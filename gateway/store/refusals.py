@@ -17,7 +17,7 @@ from sqlalchemy import Row, Select, and_, delete, func, or_, select
 from gateway.errors import NotFound
 from gateway.store.bulk_sql import upsert_rows
 from gateway.store.database import Lock, lock
-from gateway.store.ids import delivery_id
+from gateway.store.ids import delivery_id, delivery_ids_since
 from gateway.store.rows import from_row
 from gateway.store.tables import connections, refusals
 
@@ -95,7 +95,12 @@ def record(conn: sqlalchemy.Connection, found: Sequence[Refusal]) -> None:
 
 
 def page(
-    conn: sqlalchemy.Connection, *, connection: str | None, before: str | None, limit: int
+    conn: sqlalchemy.Connection,
+    *,
+    connection: str | None,
+    before: str | None,
+    limit: int,
+    since: datetime | None = None,
 ) -> list[RecordedRefusal]:
     """Return up to `limit` refusals, the newest first, that are older than the id `before`.
 
@@ -107,6 +112,8 @@ def page(
         query = query.where(or_(refusals.c.connection == connection, unknown))
     if before is not None:
         query = query.where(refusals.c.id < before)
+    if since is not None:
+        query = query.where(refusals.c.id >= delivery_ids_since(since))
     return [_recorded(row) for row in conn.execute(query)]
 
 

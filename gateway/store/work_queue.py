@@ -26,6 +26,7 @@ from gateway.store.commit_statuses import Expected
 from gateway.store.deliveries import REPLAYABLE, UpdateState
 from gateway.store.events import NewEvent
 from gateway.store.executions import NewRequest
+from gateway.store.people import person_key
 from gateway.store.ready_queue import is_pending, is_ready, oldest_arrival, waiting
 from gateway.store.rows import from_row
 from gateway.store.tables import deliveries, leases, reconciliations, ref_updates, update_attempts
@@ -81,6 +82,7 @@ _SETTLE = (
         peeled=func.coalesce(bindparam("led_to", type_=ref_updates.c.peeled.type), ref_updates.c.peeled),
         facts=bindparam("inputs"),
         fetched_at=bindparam("fetched"),
+        author_key=bindparam("author"),
     )
 )
 
@@ -119,9 +121,9 @@ class Settlement:
     """The final state of a ref update, its execution requests, and the verdict of each trigger.
 
     A verdict includes the `failure` that prevented its request, if any. `events` are the events to publish;
-    `peeled` is the commit of an annotated tag; `facts` are the inputs of the plan; `fetched_at` is when the
-    commit was in the mirror, None if it was not needed. `statuses` are the verdicts to show at the provider,
-    None if the connection shows none.
+    `peeled` is the commit of an annotated tag; `author` is that of the commit, with the address; `facts` are
+    the inputs of the plan; `fetched_at` is when the commit was in the mirror, None if it was not needed.
+    `statuses` are the verdicts to show at the provider, None if the connection shows none.
     """
 
     update: PendingUpdate
@@ -131,6 +133,7 @@ class Settlement:
     verdicts: Sequence[Mapping[str, Any]] = ()
     events: tuple[NewEvent, ...] = ()
     peeled: str | None = None
+    author: str | None = None
     facts: bytes | None = None
     fetched_at: datetime | None = None
     statuses: tuple[Expected, ...] | None = None
@@ -206,6 +209,7 @@ def settle(
                 "led_to": settlement.peeled,
                 "inputs": settlement.facts,
                 "fetched": settlement.fetched_at,
+                "author": person_key(settlement.author),
             },
         )
         if changed.rowcount and settlement.requests:

@@ -77,6 +77,7 @@ class FetchAndPlan:
             reason=planned.reason,
             verdicts=_verdicts(planned.verdicts, planned.failures),
             peeled=commit.id if commit.id != update.after else None,
+            author=commit.author,
             facts=packed_facts,
             fetched_at=fetched_at,
         )

@@ -33,6 +33,8 @@ from gateway.store import (
 )
 from gateway.store.claims import Claims
 from gateway.store.database import Database
+from gateway.store.delivery_search import DeliveryFilters
+from gateway.store.execution_search import ExecutionFilters
 from gateway.store.executions import NewRequest
 from gateway.store.ids import delivery_ids_since
 from gateway.store.tables import metadata
@@ -72,8 +74,11 @@ CREATE TEMPORARY TABLE push ON COMMIT DROP AS
     FROM generate_series(1, {DELIVERIES}) AS n
     CROSS JOIN LATERAL (SELECT timestamptz '{BEGIN}' + n * interval '{DAYS} days' / {DELIVERIES}) AS t (at);
 INSERT INTO deliveries
-    (id, connection, source, event, provider_delivery_id, received_at, verdict, headers, body)
-    SELECT id, connection, 'webhook', 'push', 'guid-' || n, at, verdict, '{{}}', '{BODY}' FROM push;
+    (id, connection, source, event, provider_delivery_id, received_at, verdict, headers, body, outcome,
+        pusher_key)
+    SELECT id, connection, 'webhook', 'push', 'guid-' || n, at, verdict, '{{}}', '{BODY}',
+        CASE WHEN verdict = 'unreadable' THEN 'failed' WHEN verdict = 'accepted' THEN 'ran' ELSE verdict END,
+        'person-' || n % 1000 FROM push;
 INSERT INTO ref_updates (seq, connection, delivery, ref, kind, name, before, after, action, commits,
         generation, state, settled_at)
     SELECT n, connection, id, 'refs/heads/' || n % 50, 'branch', n % 50, commit, commit, 'update', '[]', n,
@@ -248,6 +253,16 @@ def page_of_executions(**filters: Any) -> Callable[[sqlalchemy.Connection], obje
     return lambda conn: executions.page(conn, **filters, limit=51)
 
 
+def search_of_deliveries(**filters: Any) -> Callable[[sqlalchemy.Connection], object]:
+    """Return what searches."""
+    return lambda conn: deliveries.search(conn, DeliveryFilters(**filters), before=None, limit=50)
+
+
+def search_of_executions(**filters: Any) -> Callable[[sqlalchemy.Connection], object]:
+    """Return what searches."""
+    return lambda conn: executions.search(conn, ExecutionFilters(**filters), before=None, limit=50)
+
+
 def _name(kind: str, filters: Mapping[str, Any]) -> str:
     return (
         f"{kind} by {', '.join(f'{name} {value}' for name, value in filters.items() if value) or 'nothing'}"
@@ -278,6 +293,25 @@ for _other in product(
 ):
     _wanted = dict(zip(("connection", "delivery", "state", "before"), _other, strict=True))
     HOT[_name("executions", _wanted)] = page_of_executions(**_wanted)
+
+
+_SEARCHES: list[dict[str, Any]] = [
+    {"outcome": "failed"},
+    {"outcome": "ran", "connection": "c1"},
+    {"branch": "7"},
+    {"branch": "refs/heads/7", "connection": "c2"},
+    {"branch": "none", "outcome": "ran"},
+    {"author": "Person-7"},
+    {"author": "person-7", "connection": "c1", "outcome": "ran"},
+    {"search": "1"},
+    {"search": "person-77", "connection": "c1"},
+    {"search": "aaaaaaa"},
+    {"since": BEGIN, "until": BEGIN + timedelta(days=9), "branch": "7"},
+]
+for _wanted in _SEARCHES:
+    HOT[_name("deliveries", _wanted)] = search_of_deliveries(**_wanted)
+    if "outcome" not in _wanted:
+        HOT[_name("executions", _wanted)] = search_of_executions(**_wanted)
 
 
 @pytest.mark.parametrize("name", HOT)

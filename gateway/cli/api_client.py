@@ -5,6 +5,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Any, TypeVar
 from urllib.error import HTTPError
 from urllib.parse import quote, urlencode
@@ -37,6 +38,10 @@ class ApiError(PushgateError):
         """Take a sentence, and what names the gateway."""
         super().__init__(message)
         self.gateway = gateway
+
+
+class Missing(ApiError):
+    """Nothing has the id or the name in the path."""
 
 
 class Unreachable(ApiError):
@@ -206,6 +211,7 @@ class Client:
                 sentence = _problem(_json(error.read())) or f"the gateway answered {error.code}"
             # A 502 to 504 comes from a proxy, or from a gateway whose database is unavailable.
             kind = Unreachable if error.code in _AWAY else ApiError
+            kind = Missing if error.code == HTTPStatus.NOT_FOUND else kind
             raise kind(sentence, f"{self._url}{self._from}") from error
         except BROKEN_OFF as error:
             raise self._broken_off(error) from error

@@ -300,7 +300,7 @@ def rotate_secret(
 
 
 @client_command(app, "revoke-secret")
-def revoke_secret(connection: Named) -> None:
+def revoke_secret(connection: Named, as_json: AsJson = False) -> None:
     """Revoke the previous webhook secret, once the provider uses the new one.
 
     Deliveries that are signed with it are refused from then on. `rotate-secret` shows when it was last used.
@@ -311,6 +311,9 @@ def revoke_secret(connection: Named) -> None:
     path = _path(client, connection)
     secrets = client.get(path)["secrets"]
     client.send("DELETE", f"{path}/previous-secret")
+    if as_json:
+        print_json(client.get(path))
+        return
     if len(secrets) < _WITH_PREVIOUS:
         out.print("There is no previous secret: nothing has changed.")
         return

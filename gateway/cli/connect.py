@@ -93,6 +93,9 @@ def connect(
     """Connect a repository, and print its webhook URL, its secret (shown only once) and the next steps.
 
     With --identity and --register, the webhook is registered at the provider, and nothing is left to do.
+
+    Example: pushgate connect https://github.com/acme/digits.git --provider github --project digits
+    --trigger train@main
     """
     if register and identity is None:
         raise ApiError(
@@ -139,7 +142,10 @@ def check(
     wait: Wait = 15.0,
     as_json: AsJson = False,
 ) -> None:
-    """Check whether a worker can read a connection's repository, and reconcile it; exit with 1 if not."""
+    """Check whether a worker can read a connection's repository, and reconcile it; exit with 1 if not.
+
+    Example: pushgate check acme/digits
+    """
     client = client_of()
     path = f"/connections/{part(connection_id(client, connection))}/check"
     with err.status("reading the repository"):

@@ -36,7 +36,10 @@ _MAX_RECONCILIATION_SECONDS = 900.0
 
 @client_command(app)
 def connections(as_json: AsJson = False) -> None:
-    """List the connections."""
+    """List the connections.
+
+    Examples: pushgate connections; pushgate connections --json
+    """
     answer = {"items": list(client_of().items("/connections")), "next": None}
 
     def row(connection: Any) -> list[str]:
@@ -61,6 +64,8 @@ def apply_command(
     """Create, change and (with --prune) delete connections and sources to match a file; print each change.
 
     Connections that a source has made stay. A file without `sources` leaves all sources alone.
+
+    Example: pushgate apply --file connections.yaml --dry-run
     """
     from gateway.cli import connections_file, sources_file  # noqa: PLC0415 - the others start without it
 
@@ -99,7 +104,10 @@ def fetch(
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until a worker begins.")] = 60.0,
     as_json: AsJson = False,
 ) -> None:
-    """Reconcile a repository now: recover pushes whose webhook never arrived."""
+    """Reconcile a repository now: recover pushes whose webhook never arrived.
+
+    Example: pushgate fetch acme/digits
+    """
     client = client_of()
     found_id = connection_id(client, connection)
     scheduled = client.send("POST", f"/connections/{part(found_id)}/fetch", {})["reconciliation"]
@@ -149,12 +157,33 @@ def reconciliation_result(client: Client, connection: str, requested_at: str, wa
         time.sleep(_POLL_SECONDS)
 
 
+@client_command(app)
+def refs(
+    connection: Annotated[str, typer.Argument(help="The connection's id or name.")],
+    as_json: AsJson = False,
+) -> None:
+    """List the branches and tags of a repository, at the positions that Pushgate knows.
+
+    Example: pushgate refs acme/digits
+    """
+    client = client_of()
+    answer = client.get(f"/connections/{part(connection_id(client, connection))}/refs")
+
+    def row(ref: Any) -> list[str]:
+        return [escape(ref["ref"]), ref["id"] or "deleted"]
+
+    print_list(answer, ["ref", "position"], row, empty=empty_list("refs"), as_json=as_json)
+
+
 @client_command(app, "forget-repository")
 def forget_repository(
     connection: Annotated[str, typer.Argument(help="The connection's id or name.")],
     as_json: AsJson = False,
 ) -> None:
-    """Forget the provider's id of a repository that was deleted and re-created at the same URL."""
+    """Forget the provider's id of a repository that was deleted and re-created at the same URL.
+
+    Example: pushgate forget-repository acme/digits
+    """
     client = client_of()
     found_id = connection_id(client, connection)
     view = client.send("POST", f"/connections/{part(found_id)}/forget-repository", {})

@@ -1,11 +1,11 @@
 """The commands about deliveries: list, show, explain."""
 
-import json
 from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.api_client import Client, part
+from gateway.cli.api_client import part
+from gateway.cli.facts import show_delivery
 from gateway.cli.gateways import client_command, client_of
 from gateway.cli.options import AsJson, Limit, OfConnection
 from gateway.cli.output import (
@@ -15,11 +15,9 @@ from gateway.cli.output import (
     empty_list,
     escape,
     out,
-    print_facts,
     print_json,
     print_list,
     refusal_row,
-    times,
 )
 
 app = typer.Typer()
@@ -44,14 +42,17 @@ def deliveries(
     limit: Limit = 20,
     as_json: AsJson = False,
 ) -> None:
-    """List deliveries, newest first, or show one."""
+    """List deliveries, newest first, or show one.
+
+    Examples: pushgate deliveries --outcome failed; pushgate deliveries --connection acme/digits
+    """
     client = client_of()
     if delivery is not None:
         shown = client.get(f"/deliveries/{part(delivery)}")
         if as_json:
             print_json(shown)
         else:
-            _show(client, shown)
+            show_delivery(client, shown)
         return
     filters = {"connection": connection, "outcome": outcome, "verdict": verdict}
     answer = client.get("/deliveries", **filters, limit=limit)
@@ -75,40 +76,6 @@ def _print_repairs(refused: Any, *, as_json: bool) -> None:
                 out.print(f"{status}: {escape(repair)}", soft_wrap=True)
 
 
-def _show(client: Client, delivery: Any) -> None:
-    """Print a delivery with everything that is stored about it, and its explanation."""
-    from gateway.cli.explain import delivery_tree  # noqa: PLC0415 - the lists start without it
-
-    repository = delivery["repository"] or {}
-    is_orphan = ", deleted" if delivery["is_orphan"] else ""
-    what = "source" if delivery["is_of_source"] else "connection"
-    facts = {
-        what: f"{delivery['name']} ({delivery['connection']}{is_orphan})",
-        "provider": delivery["provider"],
-        "event": delivery["event"],
-        "id at the provider": delivery["provider_delivery_id"],
-        "pushed by": delivery["pusher"],
-        **{f"repository {name}": str(value) for name, value in repository.items() if value is not None},
-        "refused": _refused(delivery["refusal"]),
-        "detail": json.dumps(delivery["detail"], ensure_ascii=False) if delivery["detail"] else None,
-    }
-    for update in delivery["updates"]:
-        commits = f", {len(update['commits'])} commits listed" if update["commits"] else ""
-        forced = ", forced" if update["forced"] else ""
-        ids = f"{update['before'] or '∅'} → {update['after'] or '∅'}"
-        facts[update["ref"]] = f"{update['action']} {ids}{forced}{commits}"
-    print_facts({name: value for name, value in facts.items() if value})
-    for explained in client.get("/explain", what=delivery["id"])["items"]:
-        out.print(delivery_tree(explained))
-
-
-def _refused(refusal: Any) -> str | None:
-    if refusal is None:
-        return None
-    where = refusal["client"] or "an unknown address"
-    return f"{refusal['status']} to {where}, {times(refusal['count'])}, last {refusal['last_at']}"
-
-
 @client_command(app)
 def explain(
     what: Annotated[
@@ -120,7 +87,10 @@ def explain(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Explain why a push did, or did not, run: each step from the webhook to the broker."""
+    """Explain why a push did, or did not, run: each step from the webhook to the broker.
+
+    Examples: pushgate explain DELIVERY; pushgate explain 4f2a9c1
+    """
     from gateway.cli.explain import delivery_tree  # noqa: PLC0415 - the other commands start without it
 
     answer = client_of().get("/explain", what=what)

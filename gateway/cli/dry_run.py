@@ -40,7 +40,10 @@ def plan_command(
     last: Last = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show which execution requests of stored deliveries would differ under the rules of a file."""
+    """Show which execution requests of stored deliveries would differ under the rules of a file.
+
+    Example: pushgate plan --file connections.yaml --dry-run
+    """
     from gateway.cli.connections_file import pairs, read_file, rules_of  # noqa: PLC0415 - the others start without it
 
     if not dry_run:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from gateway.cli.api_client import ApiError, Client, part
+from gateway.cli.facts import execution_facts
 from gateway.cli.following import report_interruption
 from gateway.cli.gateways import client_command, client_of
 from gateway.cli.options import AsJson, Limit, OfConnection
@@ -14,6 +15,7 @@ from gateway.cli.output import (
     escape,
     execution_line,
     out,
+    print_facts,
     print_json,
     print_list,
     run_summary,
@@ -43,10 +45,14 @@ def executions(
     limit: Limit = 20,
     as_json: AsJson = False,
 ) -> None:
-    """List execution requests, newest first; show one; or follow new ones."""
+    """List execution requests, newest first; show one; or follow new ones.
+
+    Examples: pushgate executions --state failed; pushgate executions --follow
+    """
     client = client_of()
     if execution is not None:
-        print_json(client.get(f"/executions/{part(execution)}"))
+        shown = client.get(f"/executions/{part(execution)}")
+        print_json(shown) if as_json else print_facts(execution_facts(shown))
         return
     if follow:
         if {connection, delivery, state} != {None}:
@@ -85,7 +91,10 @@ def drop(
     execution: Annotated[str, typer.Argument(help="The id of a pending execution request.")],
     as_json: AsJson = False,
 ) -> None:
-    """Drop a pending execution request that the broker does not accept; requests behind it are published."""
+    """Drop a pending execution request that the broker does not accept; requests behind it are published.
+
+    Example: pushgate drop EXECUTION
+    """
     dropped = client_of().send("POST", f"/executions/{part(execution)}/drop", {})
     if as_json:
         print_json(dropped)
@@ -98,7 +107,10 @@ def cancel(
     execution: Annotated[str, typer.Argument(help="The id of an execution that has not ended.")],
     as_json: AsJson = False,
 ) -> None:
-    """Cancel an execution: withdraw its request, or if it was published, tell its runner to stop."""
+    """Cancel an execution: withdraw its request, or if it was published, tell its runner to stop.
+
+    Example: pushgate cancel EXECUTION
+    """
     cancelled = client_of().send("POST", f"/executions/{part(execution)}/cancel", {})
     if as_json:
         print_json(cancelled)
@@ -115,7 +127,10 @@ def rerun(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Run an execution again, as a new one: same commit, package and values."""
+    """Run an execution again, as a new one: same commit, package and values.
+
+    Example: pushgate rerun EXECUTION
+    """
     again = client_of().send("POST", f"/executions/{part(execution)}/rerun", {})
     if as_json:
         print_json(again)
@@ -130,7 +145,10 @@ def republish(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Publish an execution request again: same id, new package URL, marked as a redrive."""
+    """Publish an execution request again: same id, new package URL, marked as a redrive.
+
+    Example: pushgate republish ID
+    """
     again = client_of().send("POST", f"/executions/{part(execution)}/republish", {})
     if as_json:
         print_json(again)

@@ -8,15 +8,17 @@ from typing import Annotated, Any
 import typer
 
 from gateway.cli.api_client import ApiError, part
+from gateway.cli.facts import identity_facts
 from gateway.cli.gateways import client_command, client_of
 from gateway.cli.options import PROVIDER_NAMES, AsJson, read_secret
-from gateway.cli.output import empty_list, err, escape, out, print_json, print_list, when
+from gateway.cli.output import empty_list, err, escape, out, print_facts, print_json, print_list, when
+from gateway.errors import Invalid
 
 app = typer.Typer(
     help="Manage what Pushgate is at providers: tokens and Apps that connections share.", no_args_is_help=True
 )
 
-Name = Annotated[str, typer.Argument(help="The identity's name.")]
+Name = Annotated[str, typer.Argument(help="The identity's name or id.")]
 TokenFile = Annotated[
     Path | None,
     typer.Option(
@@ -79,7 +81,10 @@ def add(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Add an identity. Its secret comes from standard input or a file, and is never shown again."""
+    """Add an identity. Its secret comes from standard input or a file, and is never shown again.
+
+    Example: pushgate identity add ci --provider gitlab --token-file FILE
+    """
     settings = {"app_id": app_id, "tenant": tenant, "client_id": client_id}
     if workload_identity or managed_identity:
         settings["credential"] = "workload-identity" if workload_identity else "managed-identity"
@@ -113,7 +118,10 @@ def renew(
     certificate_file: CertificateFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give an identity a new secret, from standard input or a file, before the old one expires."""
+    """Give an identity a new secret, from standard input or a file, before the old one expires.
+
+    Example: pushgate identity renew acme-bot --token-file FILE
+    """
     client, path = client_of(), f"/identities/{part(name)}"
     known = client.get(path)
     secret = _secret(known["kind"], known["settings"], token_file, key_file or certificate_file)
@@ -128,9 +136,38 @@ def renew(
         out.print(f"The new {noun} is used from now on.")
 
 
+@client_command(app)
+def edit(
+    name: Name,
+    new_name: Annotated[str | None, typer.Option("--name", help="The new name.")] = None,
+    user: Annotated[str | None, typer.Option(help="The user of the token.")] = None,
+    api_url: Annotated[str | None, typer.Option(help="The base URL of the API.")] = None,
+    rotate: Annotated[
+        bool | None,
+        typer.Option(
+            "--rotate/--no-rotate", help="Replace a GitLab token two weeks before it ends, or do not."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change the given settings of an identity; `pushgate identity renew` gives it a new secret.
+
+    Example: pushgate identity edit ci --no-rotate
+    """
+    given = {"name": new_name, "user": user, "api_url": api_url, "rotates": rotate}
+    body = {field: value for field, value in given.items() if value is not None}
+    if not body:
+        raise Invalid("give what to change: --name, --user, --api-url or --no-rotate")
+    changed = client_of().send("PATCH", f"/identities/{part(name)}", body)
+    print_json(changed) if as_json else print_facts(identity_facts(changed))
+
+
 @client_command(app, "list")
 def list_command(as_json: AsJson = False) -> None:
-    """List the identities, without their secrets."""
+    """List the identities, without their secrets.
+
+    Example: pushgate identity list
+    """
     answer = {"items": list(client_of().items("/identities")), "next": None}
 
     def row(identity: Any) -> list[str]:
@@ -163,10 +200,15 @@ def check(name: Name, as_json: AsJson = False) -> None:
 
 
 @client_command(app)
-def delete(name: Name) -> None:
-    """Delete an identity and its secret, if no connection uses it."""
-    client_of().send("DELETE", f"/identities/{part(name)}")
-    out.print("Deleted. Revoke its secret at the provider, too.")
+def delete(name: Name, as_json: AsJson = False) -> None:
+    """Delete an identity and its secret, if no connection uses it. With --json, print it as it was.
+
+    Example: pushgate identity delete ci
+    """
+    client, path = client_of(), f"/identities/{part(name)}"
+    shown = client.get(path)
+    client.send("DELETE", path)
+    print_json(shown) if as_json else out.print("Deleted. Revoke its secret at the provider, too.")
 
 
 def _secret(

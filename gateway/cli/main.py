@@ -25,7 +25,9 @@ from gateway.cli import (
     notifications,
     provider,
     redeliver,
+    registrations,
     replay,
+    show,
     sources,
     status,
     webhooks,
@@ -94,7 +96,10 @@ def serve_command(
     config: Config = None,
     secrets_dir: SecretsDir = None,
 ) -> None:
-    """Run the gateway until SIGTERM or Ctrl-C."""
+    """Run the gateway until SIGTERM or Ctrl-C.
+
+    Example: pushgate serve --data .pushgate
+    """
     named = {"host": host, "port": port, "data_dir": data, "role": role, "workers": workers}
     settings = _settings(named, config, secrets_dir)
     from gateway import logs  # noqa: PLC0415 - client commands start without it
@@ -128,7 +133,10 @@ def migrate(
     config: Config = None,
     secrets_dir: SecretsDir = None,
 ) -> None:
-    """Upgrade the database schema and exit."""
+    """Upgrade the database schema and exit.
+
+    Example: pushgate migrate --data .pushgate
+    """
     from gateway.data_dir import open_data  # noqa: PLC0415 - client commands start without the service
 
     open_data(_settings({"data_dir": data}, config, secrets_dir)).database.close()
@@ -149,7 +157,10 @@ def restore(
     secrets_dir: SecretsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Prepare a database that was restored from a backup, before the gateway starts on it."""
+    """Prepare a database that was restored from a backup, before the gateway starts on it.
+
+    Example: pushgate restore --learn --data .pushgate
+    """
     if not learn:
         raise SettingError(
             "restore requires --learn: pushes since the backup are then not executed a second time. If you"
@@ -188,7 +199,10 @@ def rotate_command(
     secrets_dir: SecretsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change the secret key. Stop the gateway of this data folder first, and start it afterwards."""
+    """Change the secret key. Stop the gateway of this data folder first, and start it afterwards.
+
+    Example: pushgate keys rotate --data .pushgate
+    """
     from gateway.data_dir import rotate_key  # noqa: PLC0415 - client commands start without the service
 
     count = rotate_key(_settings({"data_dir": data}, config, secrets_dir))
@@ -203,13 +217,17 @@ def rotate_command(
 
 @keys.command("token")
 def token_command(data: Data = None) -> None:
-    """Print the admin token derived from the key in the data folder, for clients on other machines."""
+    """Print the admin token derived from the key in the data folder, for clients on other machines.
+
+    Example: pushgate keys token --data .pushgate
+    """
     sys.stdout.write(f"{derived_token(data)}\n")
 
 
 for commands in (
     login,
     status,
+    show,
     connect,
     connections,
     changes,
@@ -229,6 +247,7 @@ app.add_typer(identities.app, name="identity")
 app.add_typer(sources.app, name="source")
 app.add_typer(notifications.app, name="notify")
 app.add_typer(login.context, name="context")
+app.add_typer(registrations.app, name="webhook")
 app.add_typer(keys, name="keys")
 
 

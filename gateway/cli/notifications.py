@@ -6,9 +6,11 @@ from typing import Annotated, Any
 import typer
 
 from gateway.cli.api_client import ApiError, part
+from gateway.cli.facts import channel_facts
 from gateway.cli.gateways import client_command, client_of
 from gateway.cli.options import AsJson, read_secret
-from gateway.cli.output import empty_list, escape, out, print_json, print_list, when
+from gateway.cli.output import empty_list, escape, out, print_facts, print_json, print_list, when
+from gateway.errors import Invalid
 
 # As in gateway.store.notification_channels, which takes long to import.
 _KINDS = ("slack", "teams", "webhook", "smtp")
@@ -21,7 +23,20 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-Name = Annotated[str, typer.Argument(help="The channel's name.")]
+Name = Annotated[str, typer.Argument(help="The channel's name or id.")]
+
+
+Happenings = Annotated[
+    list[str] | None,
+    typer.Option("--on", help=f"What to notify of, by default all: {', '.join(_HAPPENINGS)}; repeatable."),
+]
+Connections = Annotated[
+    list[str] | None,
+    typer.Option("--connection", help="A glob of connections' names, such as acme/*; repeatable."),
+]
+Projects = Annotated[
+    list[str] | None, typer.Option("--project", help="A glob of the platform's projects; repeatable.")
+]
 
 
 @client_command(app)
@@ -51,22 +66,15 @@ def add(
     recipients: Annotated[
         list[str] | None, typer.Option("--to", help="For mail: a recipient's address; repeatable.")
     ] = None,
-    happenings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--on", help=f"What to notify of, by default all: {', '.join(_HAPPENINGS)}; repeatable."
-        ),
-    ] = None,
-    connections: Annotated[
-        list[str] | None,
-        typer.Option("--connection", help="A glob of connections' names, such as acme/*; repeatable."),
-    ] = None,
-    projects: Annotated[
-        list[str] | None, typer.Option("--project", help="A glob of the platform's projects; repeatable.")
-    ] = None,
+    happenings: Happenings = None,
+    connections: Connections = None,
+    projects: Projects = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add a channel. Its URL comes from standard input or a file, and is never shown again."""
+    """Add a channel. Its URL comes from standard input or a file, and is never shown again.
+
+    Example: pushgate notify add ml-team --kind slack --url-file FILE
+    """
     if kind not in _KINDS:
         raise ApiError(f"--kind must be one of {', '.join(_KINDS)}")
     body: dict[str, Any] = {"name": name, "kind": kind}
@@ -90,9 +98,39 @@ def add(
         out.print(f"  {made['secret']}", soft_wrap=True)
 
 
+@client_command(app)
+def edit(
+    name: Name,
+    new_name: Annotated[str | None, typer.Option("--name", help="The new name.")] = None,
+    happenings: Happenings = None,
+    connections: Connections = None,
+    projects: Projects = None,
+    url_file: Annotated[
+        Path | None, typer.Option(help="A file with the new URL; - for standard input.", allow_dash=True)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change the given settings of a channel; given values replace all previous ones.
+
+    Example: pushgate notify edit ml-team --on run-failed --connection 'acme/*'
+    """
+    rules = {"name": new_name, "happenings": happenings, "connections": connections, "projects": projects}
+    body: dict[str, Any] = {key: value for key, value in rules.items() if value}
+    if url_file is not None:
+        source = None if str(url_file) == "-" else url_file
+        body["url"] = read_secret(source, "URL", "--url-file").strip()
+    if not body:
+        raise Invalid("give what to change: --name, --on, --connection, --project or --url-file")
+    changed = client_of().send("PATCH", f"/notification-channels/{part(name)}", body)
+    print_json(changed) if as_json else print_facts(channel_facts(changed))
+
+
 @client_command(app, "list")
 def list_command(as_json: AsJson = False) -> None:
-    """List the channels, without their URLs and passwords, and why messages could not be sent."""
+    """List the channels, without their URLs and passwords, and why messages could not be sent.
+
+    Example: pushgate notify list
+    """
     answer = {"items": list(client_of().items("/notification-channels")), "next": None}
 
     def row(channel: Any) -> list[str]:
@@ -108,7 +146,10 @@ def list_command(as_json: AsJson = False) -> None:
 
 @client_command(app, "test")
 def send_test(name: Name, as_json: AsJson = False) -> None:
-    """Send a test message now. The exit status is 1 if it could not be sent."""
+    """Send a test message now. The exit status is 1 if it could not be sent.
+
+    Example: pushgate notify test ml-team
+    """
     client, path = client_of(), f"/notification-channels/{part(name)}"
     before = client.get(path)
     channel = client.send("POST", f"{path}/test", wait=_WAIT)
@@ -123,10 +164,15 @@ def send_test(name: Name, as_json: AsJson = False) -> None:
 
 
 @client_command(app)
-def remove(name: Name) -> None:
-    """Delete a channel, and what was still to be sent there."""
-    client_of().send("DELETE", f"/notification-channels/{part(name)}")
-    out.print("Deleted.")
+def remove(name: Name, as_json: AsJson = False) -> None:
+    """Delete a channel, and what was still to be sent there. With --json, print it as it was.
+
+    Example: pushgate notify remove ml-team
+    """
+    client, path = client_of(), f"/notification-channels/{part(name)}"
+    shown = client.get(path)
+    client.send("DELETE", path)
+    print_json(shown) if as_json else out.print("Deleted.")
 
 
 def _target(channel: Any) -> str:

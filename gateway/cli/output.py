@@ -161,10 +161,12 @@ def times(count: int) -> str:
 
 
 def print_facts(facts: dict[str, str]) -> None:
-    """Print names and values, in two columns."""
+    """Print names and values, in two columns; further lines of a value are below its first."""
     width = max(map(len, facts))
     for name, value in facts.items():
-        out.print(f"  {name.ljust(width)}  {escape(value)}", soft_wrap=True)
+        lines = escape(value).split("\n")
+        for number, line in enumerate(lines):
+            out.print(f"  {('' if number else name).ljust(width)}  {line}", soft_wrap=True)
 
 
 def execution_line(execution: Any) -> str:

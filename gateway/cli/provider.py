@@ -40,7 +40,10 @@ def send(
     delivery: Annotated[str | None, typer.Option(help="The delivery's id; by default a new id.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Sign a payload as the provider would, and post it to a webhook URL."""
+    """Sign a payload as the provider would, and post it to a webhook URL.
+
+    Example: pushgate send WEBHOOK_URL payload.json --provider github
+    """
     body = payload.read()
     headers = signed_headers(
         imitated_provider(provider), body, secret, event=event, delivery=delivery or str(uuid.uuid4())
@@ -165,7 +168,10 @@ def hook_script_command(
         str, typer.Option(help="The path of the secret on the git server; give the file mode 0600.")
     ],
 ) -> None:
-    """Print a post-receive hook for your own git server (POSIX sh with curl and openssl)."""
+    """Print a post-receive hook for your own git server (POSIX sh with curl and openssl).
+
+    Example: pushgate hook-script --url WEBHOOK_URL --secret-file /etc/pushgate-secret
+    """
     from providers.post_receive import hook_script  # noqa: PLC0415 - the other commands start without it
 
     sys.stdout.write(hook_script(url=url, secret_file=secret_file))

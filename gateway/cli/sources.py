@@ -7,6 +7,7 @@ import typer
 
 from gateway.cli.api_client import ApiError, Client, part
 from gateway.cli.connect import Identity, Networks, Register, SecretFile, Triggers, parse_triggers
+from gateway.cli.facts import repository_counts, source_facts
 from gateway.cli.gateways import client_command, client_of
 from gateway.cli.options import PROVIDER_NAMES, AsJson, text_of
 from gateway.cli.output import (
@@ -14,14 +15,12 @@ from gateway.cli.output import (
     empty_list,
     err,
     escape,
-    names_of,
     out,
     print_facts,
     print_json,
     print_list,
-    when,
 )
-from gateway.cli.source_app import app_line, guide_to_app, wait_for_app
+from gateway.cli.source_app import guide_to_app, wait_for_app
 from gateway.cli.webhooks import registered_webhook, show_steps, show_webhook
 
 app = typer.Typer(
@@ -113,7 +112,7 @@ def add(
     for warning in made["warnings"]:
         err.print(f"[yellow]Warning:[/yellow] {escape(warning)}\n", soft_wrap=True)
     out.print(f"Added the source [bold]{escape(made['name'])}[/bold], {escape(made['url'])}.\n")
-    print_facts({**_facts(made), "secret": f"{made['secret']}  (shown only once)"})
+    print_facts({**source_facts(made), "secret": f"{made['secret']}  (shown only once)"})
     has_no_app = made["app"] is not None and made["identity"] is None
     if has_no_app:
         guide_to_app(made)
@@ -126,13 +125,16 @@ def add(
 
 @client_command(app, "list")
 def list_command(as_json: AsJson = False) -> None:
-    """List the sources."""
+    """List the sources.
+
+    Example: pushgate source list
+    """
     answer = {"items": list(client_of().items("/sources")), "next": None}
 
     def row(source: Any) -> list[str]:
         failure = f"\n[red]not listed[/red]: {escape(source['reason'])}" if source["reason"] else ""
         texts = [source["name"], source["provider"], source["url"]]
-        return [*map(escape, texts), _counts(source["repositories"]) + failure]
+        return [*map(escape, texts), repository_counts(source["repositories"]) + failure]
 
     columns = ["name", "provider", "url", "repositories"]
     print_list(answer, columns, row, empty=empty_list("sources"), as_json=as_json)
@@ -140,12 +142,15 @@ def list_command(as_json: AsJson = False) -> None:
 
 @client_command(app)
 def show(name: Name, as_json: AsJson = False) -> None:
-    """Show a source: its webhook URL, its rules, and how many repositories they have connected."""
+    """Show a source: its webhook URL, its rules, and how many repositories they have connected.
+
+    Example: pushgate source show acme
+    """
     source = client_of().get(f"/sources/{part(name)}")
     if as_json:
         print_json(source)
     else:
-        print_facts({"source": f"{source['name']} ({source['id']})", "url": source["url"], **_facts(source)})
+        print_facts(source_facts(source))
 
 
 @client_command(app)
@@ -156,7 +161,10 @@ def repositories(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the repositories of a source, each with its connection, or with the reason why it has none."""
+    """List the repositories of a source, each with its connection, or with the reason why it has none.
+
+    Examples: pushgate source repositories acme; pushgate source repositories acme --state ignored
+    """
     client = client_of()
     answer = {"items": list(client.items(f"/sources/{part(name)}/repositories", state=state)), "next": None}
 
@@ -174,7 +182,10 @@ def decide(
     repository: Annotated[str, typer.Argument(help="The repository's full name, or the provider's id.")],
     as_json: AsJson = False,
 ) -> None:
-    """Let the rules decide again about a repository, also about one whose connection was deleted."""
+    """Let the rules decide again about a repository, also about one whose connection was deleted.
+
+    Example: pushgate source decide acme acme/digits
+    """
     client = client_of()
     path = f"/sources/{part(name)}/repositories"
     ids = [one["id"] for one in client.items(path) if one["full_name"].lower() == repository.lower()]
@@ -198,7 +209,10 @@ def edit(
     network: Networks = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change the given settings of a source; `pushgate source rules` changes its rules."""
+    """Change the given settings of a source; `pushgate source rules` changes its rules.
+
+    Example: pushgate source edit acme --network 192.0.2.0/24
+    """
     given = {"name": new_name, "url": url, "networks": network}
     body: dict[str, Any] = {field: value for field, value in given.items() if value is not None}
     if identity is not None:
@@ -219,7 +233,10 @@ def rules(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the rules of a source as YAML, or replace them by those of a file; they decide again."""
+    """Print the rules of a source as YAML, or replace them by those of a file; they decide again.
+
+    Examples: pushgate source rules acme; pushgate source rules acme --file rules.yaml
+    """
     client = client_of()
     if file is not None:
         from gateway.cli.sources_file import read_rules_file  # noqa: PLC0415 - the others start without it
@@ -237,7 +254,10 @@ def rules(
 
 @client_command(app, "list-now")
 def list_now(name: Name, as_json: AsJson = False) -> None:
-    """List the repositories at the provider now; exit with 1 if that fails."""
+    """List the repositories at the provider now; exit with 1 if that fails.
+
+    Example: pushgate source list-now acme
+    """
     client = client_of()
     with err.status("listing the repositories"):
         listed = client.send("POST", f"/sources/{part(name)}/list", wait=_WAIT_SECONDS)
@@ -246,15 +266,54 @@ def list_now(name: Name, as_json: AsJson = False) -> None:
     elif listed["reason"]:
         out.print(f"[yellow]Warning:[/yellow] not listed: {escape(listed['reason'])}", soft_wrap=True)
     else:
-        out.print(f"Listed: {_counts(listed['repositories'])}.", soft_wrap=True)
+        out.print(f"Listed: {repository_counts(listed['repositories'])}.", soft_wrap=True)
     if listed["reason"]:
         raise typer.Exit(1)
 
 
+@client_command(app, "rotate-secret")
+def rotate_secret(name: Name, secret_file: SecretFile = None, as_json: AsJson = False) -> None:
+    """Set a new webhook secret of a source, and print it; the previous one stays valid until the next.
+
+    Examples: pushgate source rotate-secret acme; pushgate source rotate-secret acme --secret-file FILE
+    """
+    secret = (text_of(secret_file) or "").rstrip("\r\n") or None
+    made = client_of().send("POST", f"/sources/{part(name)}/rotate-secret", {"secret": secret})
+    if as_json:
+        print_json(made)
+        return
+    # A secret from a file is known already.
+    fresh = {"secret": f"{made['secret']}  (shown only once)"} if secret is None else {}
+    print_facts({**source_facts(made), **fresh})
+    out.print(f"Enter it at the provider, or: `pushgate doctor {escape(made['name'])} --fix`", soft_wrap=True)
+
+
+@client_command(app, "revoke-secret")
+def revoke_secret(name: Name, as_json: AsJson = False) -> None:
+    """Revoke the previous webhook secret of a source, once the provider uses the new one.
+
+    Example: pushgate source revoke-secret acme
+    """
+    client, path = client_of(), f"/sources/{part(name)}"
+    client.send("DELETE", f"{path}/previous-secret")
+    shown = client.get(path)
+    print_json(shown) if as_json else print_facts(source_facts(shown))
+
+
 @client_command(app)
-def delete(name: Name) -> None:
-    """Delete a source and its webhook. Its connections stay, without a webhook."""
-    client_of().send("DELETE", f"/sources/{part(name)}")
+def delete(name: Name, as_json: AsJson = False) -> None:
+    """Delete a source and its webhook. Its connections stay, without a webhook.
+
+    With --json, print the source as it was.
+
+    Example: pushgate source delete acme
+    """
+    client, path = client_of(), f"/sources/{part(name)}"
+    shown = client.get(path)
+    client.send("DELETE", path)
+    if as_json:
+        print_json(shown)
+        return
     out.print(
         "Deleted. Its connections stay: reconciliation finds their pushes. If you have entered the webhook by"
         " hand, delete it at the provider.",
@@ -269,7 +328,7 @@ def _changed(client: Client, name: str, body: Mapping[str, Any], *, as_json: boo
         print_json(changed)
     else:
         out.print("Changed: the rules decide again about all repositories.\n", soft_wrap=True)
-        print_facts(_facts(changed))
+        print_facts(source_facts(changed))
 
 
 def _url(provider: str, org: str | None, url: str | None) -> str:
@@ -283,38 +342,3 @@ def _url(provider: str, org: str | None, url: str | None) -> str:
     if host is None:
         raise ApiError(f"--org needs a provider with a service of its own, not {provider}: give --url")
     return f"https://{host}/{org}"
-
-
-def _facts(source: Any) -> dict[str, str]:
-    """Return what is shown of a source, by the names in the first column."""
-    listed = when(source["listed_at"]) if source["listed_at"] else "not yet"
-    if source["identity"] is None:
-        listed = "never, without an identity: each repository is found by its first delivery"
-    rules = {f"rule {number}": _rule(rule) for number, rule in enumerate(source["rules"], start=1)}
-    if not rules:
-        rules = {"rules": "none: no repository is connected, until `pushgate source rules` sets some"}
-    failure = {"not listed": source["reason"]} if source["reason"] else {}
-    return {
-        "webhook URL": source["hook_url"],
-        "identity": source["identity"] or "none",
-        **({"GitHub App": app_line(source)} if source["app"] else {}),
-        "listed": listed,
-        **failure,
-        "repositories": _counts(source["repositories"]),
-        **rules,
-    }
-
-
-def _counts(repositories: Mapping[str, int]) -> str:
-    return ", ".join(f"{number} {state}" for state, number in repositories.items()) or "none yet"
-
-
-def _rule(rule: Any) -> str:
-    """Return a rule on one line."""
-    parts = [
-        ", ".join(rule["match"]) or "all repositories",
-        f"with {rule['yaml_path']}" if rule["manifest"] else "",
-        f"→ project {rule['project']}:",
-        names_of(rule["triggers"]) or "no triggers, nothing is executed",
-    ]
-    return " ".join(filter(None, parts))

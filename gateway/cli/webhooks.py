@@ -41,7 +41,7 @@ def doctor(
     Examples: pushgate doctor; pushgate doctor acme/digits --fix
     """
     client = client_of()
-    found = [_checked(client, path, one, fix=fix) for path, one in _chosen(client, connection)]
+    found = [_checked(client, path, one, fix=fix) for path, one in with_paths(client, connection)]
 
     def row(checked: Any) -> list[str]:
         names = [escape(checked["name"]), escape(checked["provider"])]
@@ -61,7 +61,7 @@ def registered_webhook(client: Client, path: str) -> Any:
     """
     try:
         with err.status("registering the webhook"):
-            webhook = _registered(client, path)
+            webhook = registered(client, path)
         with err.status("waiting for the test delivery"):
             return _tested(client, path, webhook)
     except Unreachable:
@@ -70,7 +70,7 @@ def registered_webhook(client: Client, path: str) -> Any:
         return {"reason": str(error)}
 
 
-def _registered(client: Client, path: str) -> Any:
+def registered(client: Client, path: str) -> Any:
     """Register or repair a webhook; return its state. Raises `ApiError`."""
     return client.send("POST", f"{path}/webhook", wait=WAIT_SECONDS)
 
@@ -128,7 +128,7 @@ def show_steps(
         out.print(f"  {line}", soft_wrap=True)
 
 
-def _chosen(client: Client, name: str | None) -> list[tuple[str, Any]]:
+def with_paths(client: Client, name: str | None) -> list[tuple[str, Any]]:
     """Return sources and connections with their paths.
 
     Sources come first, because the health of a connection depends on the webhook of its source.
@@ -187,7 +187,7 @@ def _webhook(client: Client, path: str, *, fix: bool) -> Any:
     """Return the state of a webhook; a failed check is the reason in it."""
     try:
         if fix:
-            return _registered(client, path)
+            return registered(client, path)
         return client.send("POST", f"{path}/webhook/check", wait=WAIT_SECONDS)
     except Unreachable:
         raise

@@ -39,6 +39,7 @@ NOT_RUN = {
     "pushgate listen": "it runs until Ctrl-C; the same file",
     "pushgate listen --context production --connection acme/digits --to http://127.0.0.1:8080/hooks/ID"
     " --secret-file FILE": "the same",
+    "pushgate serve --data .pushgate": "it runs until it is stopped; tests/cli/test_serve.py",
     "pushgate republish ID": "it needs a broker; tests/system/test_republish.py",
 }
 """Commands whose options alone are checked."""

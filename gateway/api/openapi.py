@@ -216,20 +216,34 @@ class Operation:
     is_signed: bool = False
     event: type[BaseModel] | None = None
 
-    def route(self, token: AdminToken, *, base_url: str, keys: Idempotency) -> Route:
-        """Return the route, with the check of the token, and with keys for repetitions."""
+    @property
+    def name(self) -> str:
+        """The name of the operation: that of its endpoint."""
+        return getattr(self.endpoint, "__name__", self.path)
+
+    @property
+    def path_parameters(self) -> list[str]:
+        """The names of the parameters in the path."""
+        return re.findall(r"{(\w+)}", self.path)
+
+    def checked(self, base_url: str) -> Answers:
+        """Return the endpoint with its checks, but for that of the token."""
         root = urlsplit(base_url).path
-        answers = Answers(
+        return Answers(
             endpoint=self.endpoint,
             status=self.status,
             query=self.parameters,
             body=self.body,
             location=None if self.location is None else root + _BASE + self.location,
         )
-        checked = guarded(keys.once(answers) if self.method == "POST" else answers, token)
+
+    def route(self, token: AdminToken, *, base_url: str, keys: Idempotency) -> Route:
+        """Return the route, with the check of the token, and with keys for repetitions."""
+        endpoint = self.checked(base_url)
+        checked = guarded(keys.once(endpoint) if self.method == "POST" else endpoint, token)
         return Route(
             _BASE + self.path,
-            unless_signed(answers, checked) if self.is_signed else checked,
+            unless_signed(endpoint, checked) if self.is_signed else checked,
             methods=[self.method],
         )
 
@@ -329,7 +343,7 @@ def _described(operation: Operation, names: dict[Any, Any]) -> dict[str, Any]:
     summary, _, more = (operation.endpoint.__doc__ or "").partition("\n\n")
     summary = " ".join(summary.split()).partition("`: ")[2].rstrip(".")
     described: dict[str, Any] = {
-        "operationId": getattr(operation.endpoint, "__name__", operation.path),
+        "operationId": operation.name,
         "tags": [operation.subject],
         "summary": summary[:1].upper() + summary[1:],
         **({"description": " ".join(more.split())} if more else {}),
@@ -362,7 +376,7 @@ def _head(described: dict[str, Any]) -> dict[str, Any]:
 
 def _parameters(operation: Operation) -> Iterator[dict[str, Any]]:
     text = {"schema": {"type": "string"}}
-    for name in re.findall(r"{(\w+)}", operation.path):
+    for name in operation.path_parameters:
         own = f"{name} of {operation.subject}"
         meaning = _IDS.get(own, _IDS[operation.subject])
         yield {"name": name, "in": "path", "required": True, "description": meaning, **text}

@@ -21,6 +21,7 @@ from gateway.api.query import refuse_nul, refuse_unknown
 from gateway.api.registrations import Registrations, RegistrationView
 from gateway.api.sources import Sources
 from gateway.api.views import ExplainedView
+from gateway.dashboard.api_pages import ApiPages
 from gateway.dashboard.app_pages import AppPages
 from gateway.dashboard.contents import Explanation, newest, refused
 from gateway.dashboard.error_pages import ErrorPages, is_for_browsers
@@ -48,6 +49,7 @@ class Pages:
     sources: Sources
     apps: AppPages
     overview: Overview
+    apis: ApiPages
     records: RecordPages
     deliveries: Deliveries
     executions: Executions
@@ -95,6 +97,7 @@ class Pages:
             ("/executions", "GET", self._filtered(self.list_executions, api["/executions"])),
             ("/explain", "GET", self._filtered(self.explain, api["/explain"])),
             *self.records.table(),
+            *self.apis.table(),
         ]
         return [
             *(Route(path, self._signed_in(page), methods=[method]) for path, method, page in table),
@@ -102,6 +105,7 @@ class Pages:
             Route("/sign-out", self._with_errors(self.sign_out), methods=["POST"]),
             # The URL in the address bar after a refused token.
             Route("/sign-in", self._with_errors(self.begin), methods=["GET"]),
+            Route("/docs/errors", self._with_errors(self.apis.show_errors), methods=["GET"]),
             # GitHub's redirect may come without a session.
             Route("/sources/{id}/app/created", self._with_errors(self.apps.created), methods=["GET"]),
             Mount("/static", StaticFiles(directory=STATIC)),

@@ -23,6 +23,7 @@ from gateway.api.sources import Sources
 from gateway.api.specifications import Contract
 from gateway.api.valohai import ValohaiNotifications, ValohaiUrls
 from gateway.api.webhook_secrets import WebhookSecrets
+from gateway.dashboard.api_pages import ApiPages
 from gateway.dashboard.app_pages import AppPages
 from gateway.dashboard.components import Components
 from gateway.dashboard.error_pages import ErrorPages
@@ -81,7 +82,7 @@ def build_web(
         base_url=settings.base_url,
     )
     keys = Idempotency(database=parts.database, keyring=parts.keyring)
-    pages = _build_pages(parts, api, token, disk_trouble=disk_trouble)
+    pages = _build_pages(parts, api, token, keys, disk_trouble=disk_trouble)
     return Web(
         webhook=webhook,
         routes=[
@@ -209,7 +210,12 @@ def _build_api(parts: Parts, cache: ConnectionCache, *, is_closing: Callable[[],
 
 
 def _build_pages(
-    parts: Parts, api: _Api, token: AdminToken, *, disk_trouble: Callable[[], Awaitable[str | None]]
+    parts: Parts,
+    api: _Api,
+    token: AdminToken,
+    keys: Idempotency,
+    *,
+    disk_trouble: Callable[[], Awaitable[str | None]],
 ) -> Pages:
     base_url = parts.settings.base_url
     renderer = Renderer(base_url, parts.keyring.session_key())
@@ -230,6 +236,12 @@ def _build_pages(
             health=api.health,
             executions=api.executions,
             renderer=renderer,
+        ),
+        apis=ApiPages(
+            api.operations(),
+            lambda each: keys.once(each.checked(base_url)),
+            renderer=renderer,
+            token=token.value,
         ),
         records=RecordPages(
             deliveries=api.deliveries,

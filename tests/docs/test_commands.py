@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -45,11 +46,13 @@ NOT_RUN = {
 """Commands whose options alone are checked."""
 
 OTHER_PROGRAMS = {
+    "cloudflared": "it asks Cloudflare for a public URL",
     "gh": "GitHub's own program, which asks GitHub",
     "glab": "GitLab's own program, which asks GitLab",
     "openssl": "tests/publish/test_certificates.py runs these commands",
     "rabbitmqctl": "it needs the node's cookie; tests/publish/test_topology.py has the same queues",
     "rabbitmq-plugins": "testing/broker.py enables the plugin in a file",
+    "ssh": "it needs a server with a public address",
     "sqlite3": "Debian has it in a package of its own; tests/cli/test_restore.py backs up with Python's",
 }
 """Programs that are not run, with the reason."""
@@ -84,6 +87,10 @@ def test_the_commands_run(page: Path, gateway: World, monkeypatch: pytest.Monkey
                 assert done.exit_code in expected, (str(command), done.output, done.exception)
             case "curl":
                 curl(command, gateway)
+            case "git":
+                gateway.project.tree.git(*command.words)
+            case "python" if command.source:
+                script(command, gateway.folder)
             case "pushgate" | "make" | "python" | "docker" | "helm" | "kubectl":
                 CHECKS[command.program](command.words)
             case program:
@@ -106,6 +113,20 @@ def test_the_tables_name_documented_commands_only() -> None:
     assert {*OTHER_PROGRAMS} - {one.program for one in found} == set()
 
 
+def script(command: Documented, folder: Path) -> None:
+    """Run a script of the repository with a file as its input; a step needs `python` on PATH."""
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    done = subprocess.run(
+        [sys.executable, ROOT / command.words[0]],
+        cwd=folder,
+        env={"PATH": path},
+        input=(folder / (command.source or "")).read_bytes(),
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def curl(command: Documented, gateway: World) -> None:
     """Run a request to the gateway; of one to a provider, read the JSON."""
     hosts = [word for word in command.words if re.match(r"https://(?!hooks\.example)", word)]
@@ -118,6 +139,7 @@ def curl(command: Documented, gateway: World) -> None:
     report = {"id": execution, "state": "running", "at": "2026-05-04T13:04:12Z", "sequence": 1}
     (gateway.folder / "report.json").write_text(json.dumps(report), encoding="utf-8")
     text = re.sub(r"\bID\b", gateway.connection["id"], command.text)
+    text = text.replace("https://hooks.example.com", gateway.service.url)
     variables = {"PATH": "/usr/bin:/bin", **gateway.variables(execution)}
     done = subprocess.run(
         ["sh", "-c", text.replace("curl ", "curl --fail ", 1)],
@@ -150,9 +172,11 @@ def check_make(words: Any) -> None:
 
 
 def check_python(words: Any) -> None:
-    """Assert that the module exists."""
-    assert words[0] == "-m", words
-    assert importlib.util.find_spec(words[1]), words
+    """Assert that the module or the script exists."""
+    if words[0] == "-m":
+        assert importlib.util.find_spec(words[1]), words
+    else:
+        assert (ROOT / words[0]).exists(), words
 
 
 def check_docker(words: Any) -> None:

@@ -1,5 +1,6 @@
 """The gateway that the commands in the docs run against, with the names that the docs use."""
 
+import json
 import re
 import shutil
 import sqlite3
@@ -58,6 +59,7 @@ class World:
         self.connection = self.service.connect(
             self.project.url, "train@**", identity="acme-bot", name=NAME, secret=SECRET, statuses=False
         )
+        self.project.tree.git("push", "--quiet", "--set-upstream", "origin", "main")
         self.delivery = self._push("main")["id"]
         self.service.api.send("POST", f"/connections/{self.connection['id']}/webhook", wait=15)
         (self.folder / "payload.json").write_bytes(self.project.payload(None, self.project.first))
@@ -97,7 +99,11 @@ class World:
         given = self._content("stdin", command.words) if reads else None
         if command.words[:2] == ("source", "add"):
             self._forget_sources()
-        return CliRunner().invoke(app, self._arguments(command.words), input=given, env=self.variables())
+        done = CliRunner().invoke(app, self._arguments(command.words), input=given, env=self.variables())
+        if "| jq .message > request.json" in command.text:
+            request = json.dumps(json.loads(done.stdout)["message"])
+            (self.folder / "request.json").write_text(request, encoding="utf-8")
+        return done
 
     def variables(self, execution: str | None = None) -> dict[str, str]:
         """Return the variables that the docs name, with the URLs of an execution if it is given."""

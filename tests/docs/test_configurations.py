@@ -1,0 +1,49 @@
+"""The configurations of other programs in the docs, read by these programs where they are installed."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from testing.certificate import make_certificate
+from tests.docs.documented import ROOT
+
+QUICK_START = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
+
+
+def block(language: str) -> str:
+    """Return the block of this language in the quick start."""
+    [text] = re.findall(rf"```{language}\n(.*?)```", QUICK_START, re.DOTALL)
+    return str(text)
+
+
+def checked_by(program: str, *arguments: str | Path) -> None:
+    """Assert that the program accepts its input; skip where Debian's package is not installed."""
+    path = shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin")
+    if path is None:
+        pytest.skip(f"{program} is not installed")
+    done = subprocess.run([path, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_caddy_accepts_its_file(tmp_path: Path) -> None:
+    """As it is in the quick start."""
+    (tmp_path / "Caddyfile").write_text(block("caddy"), encoding="utf-8")
+    checked_by("caddy", "validate", "--adapter", "caddyfile", "--config", tmp_path / "Caddyfile")
+
+
+def test_nginx_accepts_its_file(tmp_path: Path) -> None:
+    """With a certificate that exists."""
+    made = make_certificate(tmp_path)
+    server = re.sub(r"/etc/letsencrypt/\S+/fullchain.pem", str(made.certificate), block("nginx"))
+    server = re.sub(r"/etc/letsencrypt/\S+/privkey.pem", str(made.key), server)
+    folders = "".join(
+        f"{name}_temp_path {tmp_path}/{name};"
+        for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    text = f"pid {tmp_path}/pid; error_log stderr; events {{}} http {{ access_log off; {folders} {server} }}"
+    (tmp_path / "nginx.conf").write_text(text, encoding="utf-8")
+    checked_by("nginx", "-t", "-c", tmp_path / "nginx.conf", "-p", tmp_path)

@@ -42,6 +42,7 @@ NOT_RUN = {
     " --secret-file FILE": "the same",
     "pushgate serve --data .pushgate": "it runs until it is stopped; tests/cli/test_serve.py",
     "pushgate republish ID": "it needs a broker; tests/system/test_republish.py",
+    "pushgate republish EXECUTION": "the same",
 }
 """Commands whose options alone are checked."""
 

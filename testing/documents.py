@@ -21,6 +21,7 @@ from gateway.publish.asyncapi import document
 from gateway.publish.topology import Topology
 from testing.example import messages
 from testing.references import commands_page, settings_page
+from testing.rights import rights_table
 from testing.service import Command
 
 ROOT = Path(__file__).parents[1]
@@ -30,16 +31,16 @@ GUIDE = FOLDER / "message.md"
 """The guide for authors of runners: an example follows each comment such as `<!-- example: step -->`."""
 PUBLIC_URL = "https://pushgate.example.com"
 """Where the gateway of the OpenAPI document in docs/ is."""
-REFERENCES = {"settings.md": settings_page, "commands.md": commands_page}
-"""The pages for people that are made from the code, by their names in docs/."""
+CONNECT = FOLDER / "connect.md"
+"""The page with the table of rights, between comments."""
 
 _GUIDE_WIDTH = 120
 
 
 def main() -> None:
     """Write the references, the examples of messages with their guide, and the documents for machines."""
-    for page, make in REFERENCES.items():
-        _write_text(FOLDER / page, make())
+    for page, text in references().items():
+        _write_text(FOLDER / page, text)
     # First, because the schemas contain them.
     for name, examples in messages().items():
         _write(EXAMPLES / f"{name}.json", examples)
@@ -61,6 +62,21 @@ def main() -> None:
     }
     for name, content in documents.items():
         _write(FOLDER / name, content)
+
+
+def references() -> dict[str, str]:
+    """Return the pages for people that are made from the code, or contain a part that is, by their names."""
+    return {
+        "settings.md": settings_page(),
+        "commands.md": commands_page(),
+        "connect.md": _with_rights(CONNECT.read_text(encoding="utf-8")),
+    }
+
+
+def _with_rights(page: str) -> str:
+    begin, end = "<!-- rights: made by `make documents` -->\n", "<!-- end of rights -->\n"
+    start = page.index(begin) + len(begin)
+    return f"{page[:start]}\n{rights_table()}\n{page[page.index(end, start) :]}"
 
 
 def with_examples(guide: str) -> str:

@@ -45,7 +45,7 @@ HEADERS: Mapping[str, str] = {}
 
 # An API token belongs to an Atlassian account.
 # https://support.atlassian.com/bitbucket-cloud/docs/using-api-tokens/
-_READ = "Repositories: read; of an API token: read:repository:bitbucket"
+READ_RIGHT = "Repositories: read; of an API token: read:repository:bitbucket"
 _API_TOKEN = "ATATT"  # noqa: S105 - the prefix of all such tokens
 
 
@@ -159,7 +159,7 @@ def repositories(place: Place) -> Operation[Sequence[ListedRepository]]:
     path = f"/repositories/{quote(_workspace(place), safe='')}"
     names = ("uuid", "full_name", "mainbranch.name", "links.clone")
     query = {"fields": ",".join(["next", *(f"values.{name}" for name in names)])}
-    found = yield from _pages(path, query, _Page[_Repository], place, right=_READ)
+    found = yield from _pages(path, query, _Page[_Repository], place, right=READ_RIGHT)
     return [repository.listed for repository in found]
 
 
@@ -170,17 +170,17 @@ def has_file(clone_url: str, path: str, branch: str | None) -> Operation[bool]:
     """
     home = repository_path(Place(clone_url))
     if branch is None:
-        answer = yield ApiRequest(method="GET", path=home, right=_READ, may_be_missing=True)
+        answer = yield ApiRequest(method="GET", path=home, right=READ_RIGHT, may_be_missing=True)
         if answer.status != HTTPStatus.NOT_FOUND:
             branch = answer.read(_Repository).listed.default_branch
     if branch is not None and "/" in branch:
         at = f"{home}/refs/branches/{quote(branch)}"
-        answer = yield ApiRequest(method="GET", path=at, right=_READ, may_be_missing=True)
+        answer = yield ApiRequest(method="GET", path=at, right=READ_RIGHT, may_be_missing=True)
         branch = None if answer.status == HTTPStatus.NOT_FOUND else answer.read(_Target).target.hash
     if branch is None:
         return False
     at, query = f"{home}/src/{quote(branch)}/{quote(path)}", {"format": "meta"}
-    answer = yield ApiRequest(method="GET", path=at, query=query, right=_READ, may_be_missing=True)
+    answer = yield ApiRequest(method="GET", path=at, query=query, right=READ_RIGHT, may_be_missing=True)
     return answer.status != HTTPStatus.NOT_FOUND
 
 

@@ -34,7 +34,7 @@ REQUESTS_PER_HOUR = 18_000
 WRITE_LIMITS: Sequence[WriteLimit] = ()
 HEADERS: Mapping[str, str] = {}
 
-_READ = "Repository read"
+READ_RIGHT = "Repository read"
 _HEADS = "refs/heads/"
 
 
@@ -143,7 +143,7 @@ def test(place: Place, webhook_id: str) -> Operation[bool]:
 
 def repositories(place: Place) -> Operation[Sequence[ListedRepository]]:
     """Return all repositories of a project. The list does not show their default branches."""
-    found = yield from _pages(f"{repository_path(place)}/repos", _Page[_Repository], place, right=_READ)
+    found = yield from _pages(f"{repository_path(place)}/repos", _Page[_Repository], place, right=READ_RIGHT)
     server = place.owner("bitbucket-server").server
     return [
         ListedRepository(
@@ -161,7 +161,7 @@ def has_file(clone_url: str, path: str, branch: str | None) -> Operation[bool]:
     path = f"{repository_path(Place(clone_url))}/browse/{quote(path)}"
     # Only the type of the entry, without its content.
     query = {"type": "true", **({"at": _HEADS + branch} if branch else {})}
-    answer = yield ApiRequest(method="GET", path=path, query=query, right=_READ, may_be_missing=True)
+    answer = yield ApiRequest(method="GET", path=path, query=query, right=READ_RIGHT, may_be_missing=True)
     return answer.status != HTTPStatus.NOT_FOUND
 
 

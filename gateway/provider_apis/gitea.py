@@ -20,6 +20,7 @@ RIGHTS: Mapping[Scope, str] = {
     "server": "write:admin, as an administrator of the server",
 }
 SCOPES = frozenset(RIGHTS)
+READ_RIGHT = gogs_like.READ_RIGHT
 REQUESTS_PER_HOUR = gogs_like.REQUESTS_PER_HOUR
 WRITE_LIMITS = gogs_like.WRITE_LIMITS
 HEADERS = gogs_like.HEADERS
@@ -59,7 +60,7 @@ def repositories(place: Place) -> Operation[Sequence[ListedRepository]]:
         "/repos/search" if is_server else f"{gogs_like.home_path(place)}/repos",
         lambda answer: answer.read(_Found).data if is_server else answer.read(list[Repository]),
         place,
-        right=gogs_like.READ,
+        right=READ_RIGHT,
     )
     return [repository.listed for repository in found]
 

@@ -44,7 +44,7 @@ REDELIVERIES_A_MINUTE = 50
 
 PUBLIC_API = "https://api.github.com"
 
-_READ = "Metadata: read, Contents: read"
+READ_RIGHT = "Metadata: read, Contents: read"
 _NEXT = re.compile(r'<([^>]+)>;\s*rel="next"')
 
 
@@ -156,7 +156,7 @@ def request_attempt(hook: str, attempt_id: str, *, right: str) -> Operation[None
 
 def repositories(place: Place) -> Operation[Sequence[ListedRepository]]:
     """Return all repositories of an organization."""
-    found = yield from _pages(f"{_home(place)}/repos", list[Repository], place, right=_READ)
+    found = yield from _pages(f"{_home(place)}/repos", list[Repository], place, right=READ_RIGHT)
     return [listed(one) for one in found]
 
 
@@ -164,7 +164,7 @@ def has_file(clone_url: str, path: str, branch: str | None) -> Operation[bool]:
     """Return whether a branch has a file."""
     query = {"ref": branch} if branch else {}
     path = f"{_home(Place(clone_url))}/contents/{quote(path)}"
-    answer = yield ApiRequest(method="HEAD", path=path, query=query, right=_READ, may_be_missing=True)
+    answer = yield ApiRequest(method="HEAD", path=path, query=query, right=READ_RIGHT, may_be_missing=True)
     return answer.status != HTTPStatus.NOT_FOUND
 
 

@@ -46,7 +46,7 @@ _TEST = "test/resource_access_token_events"
 # https://docs.gitlab.com/administration/system_hooks/
 _PUSHES = frozenset({"push_events", "tag_push_events"})
 _ALL_REFS = "repository_update_events"
-_READ = "scope read_api"
+READ_RIGHT = "scope read_api"
 _EXECUTABLE = "executable"
 # The names that the log has for the events.
 _TRIGGERS: Mapping[str, str] = {
@@ -186,14 +186,16 @@ def repositories(place: Place) -> Operation[Sequence[ListedRepository]]:
     query = {"order_by": "id", "sort": "asc"}
     if place.scope == "owner":
         query |= {"include_subgroups": "true", "with_shared": "false"}
-        found = yield from _pages(f"{home_path(place)}/projects", query, list[_Project], place, right=_READ)
+        found = yield from _pages(
+            f"{home_path(place)}/projects", query, list[_Project], place, right=READ_RIGHT
+        )
         return [project.listed for project in found]
     listed: list[ListedRepository] = []
     last = "0"
     while last:
         # Pages by number end at 50,000 projects.
         query |= {"per_page": "100", "id_after": last}
-        answer = yield ApiRequest(method="GET", path="/projects", query=query, right=_READ)
+        answer = yield ApiRequest(method="GET", path="/projects", query=query, right=READ_RIGHT)
         projects = answer.read(list[_Project])
         listed += [project.listed for project in projects]
         last = listed[-1].id if projects else ""
@@ -204,7 +206,7 @@ def has_file(clone_url: str, path: str, branch: str | None) -> Operation[bool]:
     """Return whether a branch has a file."""
     path = f"{home_path(Place(clone_url))}/repository/files/{quote(path, safe='')}"
     query = {"ref": branch or "HEAD"}
-    answer = yield ApiRequest(method="HEAD", path=path, query=query, right=_READ, may_be_missing=True)
+    answer = yield ApiRequest(method="HEAD", path=path, query=query, right=READ_RIGHT, may_be_missing=True)
     return answer.status != HTTPStatus.NOT_FOUND
 
 

@@ -13,6 +13,7 @@ from gateway.provider_apis.webhooks import ListedRepository, Place, RegisteredWe
 EVENTS = frozenset({"push", "create", "delete", "pull_request"})
 RIGHTS: Mapping[Scope, str] = {"repository": "Admin Access to the repository"}
 SCOPES = frozenset(RIGHTS)
+READ_RIGHT = "Read Access to the repository"
 REQUESTS_PER_HOUR = gogs_like.REQUESTS_PER_HOUR
 WRITE_LIMITS = gogs_like.WRITE_LIMITS
 HEADERS = gogs_like.HEADERS
@@ -52,5 +53,5 @@ def delete(place: Place, webhook_id: str) -> Operation[None]:
 def repositories(place: Place) -> Operation[Sequence[ListedRepository]]:
     """Return all repositories of an organisation, whose webhooks can only be added by hand."""
     path = f"{gogs_like.home_path(place)}/repos"
-    answer = yield ApiRequest(method="GET", path=path, right=gogs_like.READ, subject=place.noun)
+    answer = yield ApiRequest(method="GET", path=path, right=READ_RIGHT, subject=place.noun)
     return [repository.listed for repository in answer.read(list[Repository])]

@@ -136,6 +136,9 @@ class ProviderApi(WebhookApi, Protocol):
     RIGHTS: Mapping[Scope, str]
     """The rights that the identity needs for webhooks of a scope, in the provider's words."""
 
+    READ_RIGHT: str
+    """The right that it needs to list repositories and to look for a file in them."""
+
     REQUESTS_PER_HOUR: int
     """How many requests an identity may send in an hour."""
 

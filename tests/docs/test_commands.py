@@ -51,6 +51,7 @@ OTHER_PROGRAMS = {
     "gh": "GitHub's own program, which asks GitHub",
     "glab": "GitLab's own program, which asks GitLab",
     "openssl": "tests/publish/test_certificates.py runs these commands",
+    "promtool": "tests/docs/test_configurations.py runs it where it is installed",
     "rabbitmqctl": "it needs the node's cookie; tests/publish/test_topology.py has the same queues",
     "rabbitmq-plugins": "testing/broker.py enables the plugin in a file",
     "ssh": "it needs a server with a public address",

@@ -7,10 +7,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
+from gateway.metrics import REGISTRY
 from testing.certificate import make_certificate
 from tests.docs.documented import ROOT
 
+ALERTS = ROOT / "helm" / "alerts.yaml"
 QUICK_START = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
 
 
@@ -47,3 +50,31 @@ def test_nginx_accepts_its_file(tmp_path: Path) -> None:
     text = f"pid {tmp_path}/pid; error_log stderr; events {{}} http {{ access_log off; {folders} {server} }}"
     (tmp_path / "nginx.conf").write_text(text, encoding="utf-8")
     checked_by("nginx", "-t", "-c", tmp_path / "nginx.conf", "-p", tmp_path)
+
+
+def test_prometheus_accepts_the_rules_and_each_alert_fires(tmp_path: Path) -> None:
+    """Beside the rules are their tests."""
+    shutil.copy(ALERTS, tmp_path)
+    shutil.copy(Path(__file__).with_name("alerts.test.yaml"), tmp_path)
+    checked_by("promtool", "check", "rules", tmp_path / "alerts.yaml")
+    checked_by("promtool", "test", "rules", tmp_path / "alerts.test.yaml")
+
+
+def test_the_rules_are_about_our_metrics_and_the_page_lists_them() -> None:
+    """Each alert is in the page; each metric in an expression is one of those in /metrics."""
+    [group] = yaml.safe_load(ALERTS.read_text(encoding="utf-8"))["groups"]
+    page = (ROOT / "docs" / "alerts.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == [rule["alert"] for rule in group["rules"]]
+    used = {name for rule in group["rules"] for name in re.findall(r"pushgate_\w+", rule["expr"])}
+    exported = {f"{one.name}{end}" for one in REGISTRY.collect() for end in ("", "_total", "_bucket")}
+    assert used <= exported
+    for rule in group["rules"]:
+        assert set(rule["annotations"]) == {"summary", "description"}, rule["alert"]
+
+
+def test_the_page_for_operators_lists_every_metric() -> None:
+    """And no other."""
+    page = (ROOT / "docs" / "operate.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"`(pushgate_\w+)`", page.partition("\n## Health")[2].partition("On SIGTERM")[0]))
+    counters = {one.name for one in REGISTRY.collect() if one.type == "counter"}
+    assert listed == {f"{one.name}_total" if one.name in counters else one.name for one in REGISTRY.collect()}

@@ -86,7 +86,7 @@ class Connections:
                 method="GET",
                 path="/connections",
                 endpoint=self.list_connections,
-                query=("name", "limit", "cursor"),
+                query=("name", "q", "limit", "cursor"),
             ),
             Operation(
                 method="POST",
@@ -135,7 +135,11 @@ class Connections:
 
         def read_page(conn: sqlalchemy.Connection) -> ConnectionPage:
             found = connections.page(
-                conn, after=query.get("cursor"), limit=max_items + 1, name=query.get("name")
+                conn,
+                after=query.get("cursor"),
+                limit=max_items + 1,
+                name=query.get("name"),
+                search=query.get("q"),
             )
             views = self._views(conn, found[:max_items])
             return ConnectionPage(items=views, next=views[-1].id if len(found) > max_items else None)

@@ -1,6 +1,6 @@
 """The pages of the dashboard: the records of the REST API, for people who have signed in."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -12,27 +12,24 @@ from starlette.staticfiles import StaticFiles
 
 from gateway.api.auth import AdminToken, WrongToken
 from gateway.api.connections import Connections
-from gateway.api.deliveries import Deliveries
 from gateway.api.endpoints import Answering
-from gateway.api.executions import Executions
 from gateway.api.identities import Identities
 from gateway.api.notification_channels import NotificationChannels
-from gateway.api.query import refuse_nul, refuse_unknown
+from gateway.api.query import refuse_nul
 from gateway.api.registrations import Registrations, RegistrationView
 from gateway.api.sources import Sources
-from gateway.api.views import ExplainedView
 from gateway.dashboard.api_pages import ApiPages
 from gateway.dashboard.app_pages import AppPages
-from gateway.dashboard.contents import Explanation, newest, refused
+from gateway.dashboard.contents import newest, refused
 from gateway.dashboard.error_pages import ErrorPages, is_for_browsers
 from gateway.dashboard.forms import read_form
+from gateway.dashboard.list_pages import ListPages
 from gateway.dashboard.overview import Overview
 from gateway.dashboard.record_pages import RecordPages
 from gateway.dashboard.rendering import STATIC, Renderer
 from gateway.dashboard.sessions import Sessions
 from gateway.errors import NotFound, PushgateError
 from gateway.provider_apis.apis import APIS
-from gateway.threads import API
 from gateway.worker.connection_health import warn_before
 
 Page = Callable[[Request], Awaitable[Response]]
@@ -50,38 +47,36 @@ class Pages:
     apps: AppPages
     overview: Overview
     apis: ApiPages
+    lists: ListPages
     records: RecordPages
-    deliveries: Deliveries
-    executions: Executions
     sessions: Sessions
     renderer: Renderer
     errors: ErrorPages
     token: AdminToken
-    has_broker: bool
 
     def routes(self) -> list[BaseRoute]:
         """Return the routes; those for users who have not signed in come last."""
         offered = [
-            *self.connections.operations(),
             *self.identities.operations(),
             *self.channels.operations(),
             *self.sources.operations(),
-            *self.deliveries.operations(),
-            *self.executions.operations(),
         ]
         api = {operation.path: operation.query for operation in offered if operation.method == "GET"}
         registrations = self.registrations
         table: list[tuple[str, str, Page]] = [
             ("/", "GET", self.overview.show),
-            ("/connections", "GET", self._filtered(self.list_connections, api["/connections"])),
             ("/connections/{id}", "GET", self.show_connection),
             ("/connections/{id}/fetch", "POST", self._action(self.connections.fetch_connection)),
             ("/connections/{id}/register-webhook", "POST", self._action(registrations.register_webhook)),
             ("/connections/{id}/check-webhook", "POST", self._action(registrations.check_webhook)),
             ("/connections/{id}/remove-webhook", "POST", self._action(registrations.remove_webhook)),
             ("/connections/{id}/redeliver", "POST", self._action(registrations.redeliver)),
-            ("/sources", "GET", self._filtered(self.list_sources, api["/sources"])),
-            ("/sources/{id}", "GET", self._filtered(self.show_source, api["/sources/{id}/repositories"])),
+            ("/sources", "GET", self.lists.filtered(self.list_sources, api["/sources"])),
+            (
+                "/sources/{id}",
+                "GET",
+                self.lists.filtered(self.show_source, api["/sources/{id}/repositories"]),
+            ),
             ("/sources/{id}/list", "POST", self._action(self.sources.list_source)),
             ("/sources/{id}/decide", "POST", self.decide),
             ("/sources/{id}/app", "GET", self.apps.show),
@@ -90,12 +85,10 @@ class Pages:
             ("/sources/{id}/check-webhook", "POST", self._action(registrations.check_source_webhook)),
             ("/sources/{id}/remove-webhook", "POST", self._action(registrations.remove_source_webhook)),
             ("/sources/{id}/redeliver", "POST", self._action(registrations.redeliver_to_source)),
-            ("/identities", "GET", self._filtered(self.list_identities, api["/identities"])),
-            ("/notifications", "GET", self._filtered(self.list_channels, api["/notification-channels"])),
+            ("/identities", "GET", self.lists.filtered(self.list_identities, api["/identities"])),
+            ("/notifications", "GET", self.lists.filtered(self.list_channels, api["/notification-channels"])),
             ("/notifications/{id}/test", "POST", self.test_channel),
-            ("/deliveries", "GET", self._filtered(self.list_deliveries, api["/deliveries"])),
-            ("/executions", "GET", self._filtered(self.list_executions, api["/executions"])),
-            ("/explain", "GET", self._filtered(self.explain, api["/explain"])),
+            *self.lists.table(),
             *self.records.table(),
             *self.apis.table(),
         ]
@@ -110,11 +103,6 @@ class Pages:
             Route("/sources/{id}/app/created", self._with_errors(self.apps.created), methods=["GET"]),
             Mount("/static", StaticFiles(directory=STATIC)),
         ]
-
-    async def list_connections(self, request: Request) -> Response:
-        """`GET /connections`: list connections, with the query parameters of the API."""
-        page = await self.connections.list_connections(request)
-        return self.renderer.page("connections.html", page=page, query=dict(request.query_params))
 
     async def show_connection(self, request: Request) -> Response:
         """`GET /connections/{id}`: show its settings, the state of its remote, and its newest deliveries."""
@@ -175,32 +163,6 @@ class Pages:
         request.path_params["repository"] = request.query_params.get("repository", "")
         return await self._action(self.sources.decide_source_repository)(request)
 
-    async def list_deliveries(self, request: Request) -> Response:
-        """`GET /deliveries`: list deliveries, with the query parameters of the API."""
-        page = await self.deliveries.list_deliveries(request)
-        return await API.run(
-            self.renderer.page, "deliveries.html", page=page, query=dict(request.query_params)
-        )
-
-    async def list_executions(self, request: Request) -> Response:
-        """`GET /executions`: list execution requests, with the query parameters of the API."""
-        page = await self.executions.list_executions(request)
-        return self.renderer.page("executions.html", page=page, query=dict(request.query_params))
-
-    async def explain(self, request: Request) -> Response:
-        """`GET /explain?what=`: show why a push did, or did not, run, by an id, a commit or a URL."""
-        what = request.query_params.get("what", "")
-        return await self._explained(await self.deliveries.explained(what), what=what)
-
-    async def _explained(self, items: Sequence[ExplainedView], *, what: str) -> Response:
-        """Render deliveries in a thread, because even a part of a large delivery takes long to render."""
-        return await API.run(
-            self.renderer.page,
-            "explained.html",
-            items=[Explanation.of(delivery) for delivery in items],
-            what=what,
-        )
-
     async def sign_in(self, request: Request) -> Response:
         """`POST /sign-in`: begin a session, and redirect to the page that was requested."""
         form = await read_form(request)
@@ -231,15 +193,6 @@ class Pages:
             return self.renderer.redirect(request.url.path.rpartition("/")[0])
 
         return done
-
-    def _filtered(self, page: Page, query: Sequence[str]) -> Page:
-        """Return the page with a check that refuses unknown filters."""
-
-        async def checked(request: Request) -> Response:
-            refuse_unknown(request, query)
-            return await page(request)
-
-        return checked
 
     def _signed_in(self, page: Page) -> Page:
         """Return the page with a check of the session; without a session the sign-in form is shown."""

@@ -27,6 +27,7 @@ from gateway.dashboard.api_pages import ApiPages
 from gateway.dashboard.app_pages import AppPages
 from gateway.dashboard.components import Components
 from gateway.dashboard.error_pages import ErrorPages
+from gateway.dashboard.list_pages import ListPages
 from gateway.dashboard.overview import Overview
 from gateway.dashboard.pages import Pages
 from gateway.dashboard.record_pages import RecordPages
@@ -243,6 +244,13 @@ def _build_pages(
             renderer=renderer,
             token=token.value,
         ),
+        lists=ListPages(
+            connections=api.connections,
+            health=api.health,
+            deliveries=api.deliveries,
+            executions=api.executions,
+            renderer=renderer,
+        ),
         records=RecordPages(
             deliveries=api.deliveries,
             received=api.received,
@@ -250,11 +258,8 @@ def _build_pages(
             registrations=api.registrations,
             renderer=renderer,
         ),
-        deliveries=api.deliveries,
-        executions=api.executions,
         sessions=Sessions(parts.keyring.session_key(), token=parts.admin_token, base_url=base_url),
         renderer=renderer,
         errors=ErrorPages(renderer=renderer),
         token=token,
-        has_broker=parts.settings.amqp_url is not None,
     )

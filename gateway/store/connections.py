@@ -221,15 +221,23 @@ def get_any(conn: sqlalchemy.Connection, connection_id: str) -> Connection:
 
 
 def page(
-    conn: sqlalchemy.Connection, *, after: str | None, limit: int, name: str | None = None
+    conn: sqlalchemy.Connection,
+    *,
+    after: str | None,
+    limit: int,
+    name: str | None = None,
+    search: str | None = None,
 ) -> list[Connection]:
     """Return up to `limit` connections, the oldest first, that were created after the connection `after`.
 
-    Raise `Invalid` if that connection never existed.
+    `search` is a part of the name, the URL or the project. Raise `Invalid` if `after` never existed.
     """
     query = select(connections).where(*_REPOSITORIES)
     if name is not None:
         query = query.where(connections.c.name == name)
+    if search is not None:
+        searched = (connections.c.name, connections.c.url, connections.c.project)
+        query = query.where(or_(*(column.icontains(search, autoescape=True) for column in searched)))
     if after is not None:
         # A deleted connection keeps its row, so the next page continues after it.
         made_at = conn.execute(select(connections.c.created_at).where(connections.c.id == after)).scalar()

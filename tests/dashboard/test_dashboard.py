@@ -53,7 +53,9 @@ def test_a_push_is_seen_as_it_comes(browser: Browser, service: Service, project:
         way.get_by_role("link", name="execution train").click()
         expect(page.get_by_role("main")).to_contain_text("python train.py --epochs=3")
         page.get_by_text("The message that the runners get").click()
-        expect(page.get_by_role("group")).to_contain_text(f'"delivery": "{answer["delivery"]}"')
+        expect(page.get_by_role("group", name="Message")).to_contain_text(
+            f'"delivery": "{answer["delivery"]}"'
+        )
 
 
 def test_fetch_now_finds_what_no_webhook_reported(browser: Browser, tmp_path: Path, project: Project) -> None:
@@ -123,8 +125,9 @@ def test_why_it_did_not_run_is_asked_by_the_commit(
             "trigger train@dev: branch main does not match dev"
         )
         page.get_by_role("searchbox").fill("deadbeef")
-        page.get_by_role("button", name="Explain").click()
+        page.get_by_role("button", name="Search").click()
         expect(page.get_by_role("alert")).to_contain_text("no delivery contains commit deadbeef")
+        expect(page.get_by_role("main")).to_contain_text("Nothing was found.")
 
 
 def test_an_outage_is_shown_until_it_ends(browser: Browser, service: Service, project: Project) -> None:

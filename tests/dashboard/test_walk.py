@@ -6,6 +6,7 @@ build/screenshots.
 
 import re
 from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +34,9 @@ MORE_PAGES = {
     "not-found": f"/{LONG}",
     "unprocessable": f"/deliveries?connection={LONG}&limit=none",
     "no-such-record": f"/explain?what={LONG}-that-is-not-there",
-    "no-match": "/deliveries?outcome=superseded",
+    "no-match": f"/deliveries?outcome=superseded&branch={LONG}&since=2026-01-01T00:00",
+    "nothing-found": f"/search?q={LONG}-that-is-not-there",
+    "by-health": "/connections?health=failing",
 }
 """Pages besides the first of each route, by the names of their screenshots."""
 
@@ -74,7 +77,7 @@ def test_every_page_is_accessible_and_fits_every_screen(
     routes = page_routes(tmp_path / "data")
     found, files = crawled(service, routes, signed_in(service))
     newest = service.api.get("/deliveries")["items"][0]["id"]
-    found |= {"/explain": [f"/explain?what={newest}"]}
+    found |= {"/explain": [f"/explain?what={newest}"], "/search": [f"/search?q={LONG}"]}
     assert set(found) == {route.path for route in routes} - NOT_LINKED
     axe = (installed(request.config.cache, AXE) / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
     pages = {_name(path): urls[0] for path, urls in found.items() if path not in files} | MORE_PAGES
@@ -87,7 +90,9 @@ def test_every_page_is_accessible_and_fits_every_screen(
 
 def _looked_at(page: Page, name: str, url: str, axe: str) -> Iterator[str]:
     """Take screenshots of a page, and yield what is wrong with it."""
-    page.goto(url)
+    answer = page.goto(url)
+    assert answer is not None
+    assert answer.status < HTTPStatus.INTERNAL_SERVER_ERROR, url
     page.locator("details").evaluate_all("all => all.forEach(one => { one.open = true })")
     page.evaluate(axe)
     for scheme, rules in SCHEMES:

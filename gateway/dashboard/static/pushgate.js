@@ -88,6 +88,9 @@ function replace(shown, fresh) {
     hasFocus: old.contains(focused),
     places: [...old.querySelectorAll("pre")].map((pre) => [pre.scrollLeft, pre.scrollTop]),
   }));
+  // What somebody has typed there stays.
+  const form = shown.querySelector("form.filters");
+  if (form) fresh.querySelector("form.filters")?.replaceWith(form);
   shown.replaceChildren(...fresh.childNodes);
   for (const { details, hasFocus, places } of kept) {
     [...details.querySelectorAll("pre")].slice(0, places.length).forEach((pre, index) => pre.scrollTo(...places[index]));

@@ -12,6 +12,7 @@ from gateway.api.executions import Executions
 from gateway.api.explain import by_id, explained
 from gateway.api.openapi import Operation
 from gateway.api.query import limit, wrong
+from gateway.api.replays import why_not_replayed
 from gateway.api.views import (
     DeliveryPage,
     DeliveryView,
@@ -92,10 +93,9 @@ class Deliveries:
             delivery = by_id(conn, delivery_id)
             if isinstance(delivery, RecordedRefusal):
                 raise Invalid("nothing of a refused request is stored: let the provider send it again")
-            if delivery.is_orphan:
-                raise Invalid("the connection of this delivery was deleted: nothing can be fetched for it")
-            if all(update.state == "duplicate" for update in delivery.updates):
-                raise Invalid("this delivery has nothing to plan again: none of its ref updates was new")
+            reason = why_not_replayed(delivery)
+            if reason is not None:
+                raise Invalid(reason)
             work_queue.replay(conn, delivery_id, now=datetime.now(UTC))
             return DeliveryView.of(deliveries.get(conn, delivery_id))
 

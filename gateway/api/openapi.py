@@ -43,6 +43,7 @@ from gateway.api.statuses import (
 from gateway.api.views import ExecutionState, Outcome, Verdict
 from gateway.messages.names import EXECUTION_REQUEST_SCHEMA
 from gateway.messages.schema import examples
+from gateway.store.statistics import MAX_HOURS
 
 EVENT_TYPE = "application/cloudevents+json"
 """The type of a CloudEvent in structured mode."""
@@ -59,6 +60,7 @@ _TAGS = {
     "health": "Whether webhooks arrive and repositories can be read, and what to do if not.",
     "sources": "Organisations and servers with one webhook, whose repositories are connected by rules.",
     "deliveries": "What providers have sent, and what became of it.",
+    "statistics": "How many deliveries had which outcome, and how long pushes took.",
     "executions": "Execution requests: the messages to the runners.",
     "explain": "Why a push did, or did not, run.",
     "packages": "The code of the commits, for the runners.",
@@ -156,6 +158,10 @@ _QUERY: dict[str, dict[str, Any]] = {
     "limit": {
         "description": "the maximum number of items",
         "schema": {"type": "integer", "minimum": 1, "maximum": 200, "default": 50},
+    },
+    "hours": {
+        "description": "of how many hours, up to now",
+        "schema": {"type": "integer", "minimum": 1, "maximum": MAX_HOURS, "default": 24},
     },
     "cursor": {"description": "the `next` of the previous page"},
     "key": {

@@ -28,7 +28,7 @@ def wrong(name: str, message: str) -> Invalid:
 
 def limit(request: Request) -> int:
     """Return how many items a page may have: 1 to 200, by default 50."""
-    return _limit(request.query_params.get("limit", "50"))
+    return whole_number(request.query_params.get("limit", "50"), "limit", most=_MAX_LIMIT)
 
 
 def wait_seconds(request: Request) -> float:
@@ -125,16 +125,17 @@ def _check(name: str, text: str | None, declared: Mapping[str, Any]) -> None:
     if "choices" in declared:
         choice(tuple(declared["choices"]), text, name)
     if schema.get("type") == "integer":
-        _limit(text)
+        whole_number(text, name, most=schema["maximum"])
     if schema.get("type") == "number":
         _wait(text)
     if schema.get("format") == "date-time":
         moment(text, name)
 
 
-def _limit(text: str) -> int:
-    if not re.fullmatch(r"[1-9][0-9]{0,2}", text, re.ASCII) or int(text) > _MAX_LIMIT:
-        raise wrong("limit", f"limit must be a number from 1 to {_MAX_LIMIT}")
+def whole_number(text: str, name: str, *, most: int) -> int:
+    """Return a number from 1 to `most`, which has at most three digits. Raises `Invalid`."""
+    if not re.fullmatch(r"[1-9][0-9]{0,2}", text, re.ASCII) or int(text) > most:
+        raise wrong(name, f"{name} must be a number from 1 to {most}")
     return int(text)
 
 

@@ -1,6 +1,6 @@
 """The command `replay`: fetches and plans stored deliveries again, by their ids or a range of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -16,7 +16,7 @@ app = typer.Typer()
 
 _NONE = "No deliveries match these filters."
 
-Outcome = Literal["ran", "nothing-matched", "failed", "waiting"]
+Outcome = Literal["ran", "nothing-matched", "failed", "waiting", "superseded"]
 
 
 @client_command(app)
@@ -32,8 +32,8 @@ def replay(
     outcome: Annotated[
         Outcome | None,
         typer.Option(
-            help="Only those of which a ref update failed or has vanished; ran something; matched no trigger;"
-            " or waits. What a runner reported of an execution does not count: see `rerun`."
+            help="Only those with this outcome, as `pushgate deliveries` shows it. What a runner reported of"
+            " an execution does not count: see `rerun`."
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be replayed.")] = False,
@@ -41,8 +41,8 @@ def replay(
 ) -> None:
     """Fetch and plan deliveries again, oldest first, such as after you have corrected a trigger.
 
-    Requests that exist keep their ids, so nothing runs twice. With --since, deliveries are selected; those
-    that cannot be replayed (duplicates, pings, deleted connections) are left out. The exit status is 1 if a
+    Requests that exist keep their ids, so nothing runs twice. With --since, deliveries are selected;
+    duplicates and pings are left out. The exit status is 1 if a
     replay is refused.
 
     Examples: pushgate replay ID; pushgate replay --since 2h --connection acme/digits --outcome failed
@@ -52,43 +52,53 @@ def replay(
     client = client_of()
     if delivery:
         found = [client.get(f"/deliveries/{part(one)}") for one in delivery]
+        if dry_run:
+            _show_selection(found, as_json=as_json)
+            return
+        refused = _replay_all(client, found)
+        replayed = [one["id"] for one in found if one["id"] not in refused]
     else:
-        start = moment(since or "", datetime.now(UTC))
-        with err.status("listing deliveries"):
-            found = list(_selected(client, start, connection, outcome))[::-1]
-    if dry_run:
-        _show_selection(found, as_json=as_json)
-        return
-    refused = _replay_all(client, found)
-    replayed = [one for one in found if one["id"] not in refused]
+        start = moment(since or "", datetime.now(UTC)).isoformat()
+        filters = {"since": start, "connection": connection, "outcome": outcome}
+        selected, refused = _replay_selected(client, filters, dry_run=dry_run)
+        if dry_run:
+            listed = client.items("/deliveries", **filters, verdict="accepted")
+            found = [one for one in listed if one["id"] in set(selected)]
+            _show_selection(found[::-1], as_json=as_json)
+            return
+        replayed = selected
     if as_json:
         reasons = [{"delivery": one, "reason": reason} for one, reason in refused.items()]
-        print_json({"dry_run": False, "replayed": [one["id"] for one in replayed], "refused": reasons})
+        print_json({"dry_run": False, "replayed": replayed, "refused": reasons})
     else:
-        _show_result(len(replayed), len(found), refused)
+        _show_result(len(replayed), len(replayed) + len(refused), refused)
     if refused:
         raise typer.Exit(1)
 
 
-def _selected(client: Client, start: datetime, connection: str | None, outcome: str | None) -> Iterator[Any]:
-    """Yield the deliveries since then that can be replayed and have this outcome, newest first."""
-    for delivery in client.items("/deliveries", connection=connection, verdict="accepted"):
-        if datetime.fromisoformat(delivery["received_at"]) < start:
-            return
-        is_replayable = any(update["state"] != "duplicate" for update in delivery["updates"])
-        if is_replayable and not delivery["is_orphan"] and outcome in {None, _outcome(delivery)}:
-            yield delivery
+def _replay_selected(
+    client: Client, filters: dict[str, str | None], *, dry_run: bool
+) -> tuple[list[str], dict[str, str]]:
+    """Replay all deliveries that filters select; return them, oldest first, and why others are refused.
 
-
-def _outcome(delivery: Any) -> Outcome:
-    """Return what became of a delivery: the worst outcome of its ref updates."""
-    states = {update["state"] for update in delivery["updates"]}
-    verdicts = [verdict for update in delivery["updates"] for verdict in update["verdicts"]]
-    if states & {"failed", "gone"} or any(verdict["failure"] for verdict in verdicts):
-        return "failed"
-    if "pending" in states or delivery["is_waiting"]:
-        return "waiting"
-    return "ran" if any(verdict["matched"] for verdict in verdicts) else "nothing-matched"
+    Raises `ApiError` with the count if the gateway does not answer any more.
+    """
+    replayed: list[str] = []
+    refused: dict[str, str] = {}
+    cursor: str | None = None
+    with err.status("selecting" if dry_run else "replaying") as progress:
+        while True:
+            body = {**filters, "dry_run": dry_run, "cursor": cursor}
+            try:
+                answer = client.send("POST", "/deliveries/replay", body)
+            except Unreachable as error:
+                raise ApiError(f"{len(replayed)} deliveries were replayed, then: {error}") from error
+            replayed += answer["replayed"]
+            refused |= {one["delivery"]: one["reason"] for one in answer["refused"]}
+            progress.update(f"{len(replayed)} deliveries")
+            cursor = answer["next"]
+            if cursor is None:
+                return replayed[::-1], refused
 
 
 def _replay_all(client: Client, found: Sequence[Any]) -> dict[str, str]:

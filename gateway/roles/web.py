@@ -18,9 +18,11 @@ from gateway.api.openapi import Operation
 from gateway.api.packages import PackageFiles
 from gateway.api.received_requests import ReceivedRequests
 from gateway.api.registrations import Registrations
+from gateway.api.replays import Replays
 from gateway.api.reports import Reports, ReportWriter
 from gateway.api.sources import Sources
 from gateway.api.specifications import Contract
+from gateway.api.statistics import Statistics
 from gateway.api.valohai import ValohaiNotifications, ValohaiUrls
 from gateway.api.webhook_secrets import WebhookSecrets
 from gateway.dashboard.api_pages import ApiPages
@@ -112,6 +114,8 @@ class _Api:
     registrations: Registrations
     secrets: WebhookSecrets
     health: HealthOverview
+    statistics: Statistics
+    replays: Replays
     dry_run: DryRun
     deliveries: Deliveries
     received: ReceivedRequests
@@ -130,6 +134,8 @@ class _Api:
             *self.registrations.operations(),
             *self.secrets.operations(),
             *self.health.operations(),
+            *self.statistics.operations(),
+            *self.replays.operations(),
             *self.dry_run.operations(),
             *self.deliveries.operations(),
             *self.received.operations(),
@@ -188,6 +194,8 @@ def _build_api(parts: Parts, cache: ConnectionCache, *, is_closing: Callable[[],
         registrations=Registrations(database=database, pushes=parts.pushes),
         secrets=WebhookSecrets(database=database, cache=cache),
         health=HealthOverview(database=database),
+        statistics=Statistics(database=database),
+        replays=Replays(database=database, pushes=parts.pushes),
         dry_run=DryRun(
             database=database,
             mirrors=parts.mirrors,

@@ -71,7 +71,7 @@ class Postgres(Server):
         command = [
             *_as_user(),
             *with_us,
-            _program("postgres"),
+            program_path("postgres"),
             "-D",
             str(self.folder / "data"),
             *options,
@@ -148,7 +148,7 @@ class Postgres(Server):
 
     def _answers(self) -> bool:
         arguments = ["--host", "127.0.0.1", "--port", str(self._port), "--quiet"]
-        return subprocess.run([_program("pg_isready"), *arguments], check=False).returncode == 0
+        return subprocess.run([program_path("pg_isready"), *arguments], check=False).returncode == 0
 
     def _run(self, program: str, *arguments: str) -> None:
         environment = {
@@ -157,7 +157,7 @@ class Postgres(Server):
             "PGUSER": "pushgate",
             "LC_ALL": "C.UTF-8",
         }
-        command = [*_as_user(), _program(program), *arguments]
+        command = [*_as_user(), program_path(program), *arguments]
         done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, cwd="/")
         if done.returncode != 0:
             raise RuntimeError(f"{program}: {done.stderr}")
@@ -182,7 +182,7 @@ def _as_user() -> list[str]:
     return ["setpriv", f"--reuid={_USER}", f"--regid={_USER}", "--clear-groups"]
 
 
-def _program(name: str) -> str:
+def program_path(name: str) -> str:
     """Return a server program, which Debian does not put on PATH."""
     return find_program(name, f"postgresql/*/bin/{name}")
 

@@ -55,7 +55,9 @@ OTHER_PROGRAMS = {
     "rabbitmqctl": "it needs the node's cookie; tests/publish/test_topology.py has the same queues",
     "rabbitmq-plugins": "testing/broker.py enables the plugin in a file",
     "ssh": "it needs a server with a public address",
-    "sqlite3": "Debian has it in a package of its own; tests/cli/test_restore.py backs up with Python's",
+    "pg_dump": "tests/docs/test_backups.py runs these commands",
+    "pg_restore": "the same",
+    "sqlite3": "the same",
 }
 """Programs that are not run, with the reason."""
 

@@ -24,9 +24,9 @@ def running_browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def visit(browser: Browser, service: Service) -> Iterator[Page]:
+def visit(browser: Browser, service: Service, *, scripts: bool = True) -> Iterator[Page]:
     """Yield a page of a signed-in user. Errors in the browser's console fail the test."""
-    with browser.new_context(base_url=service.url) as context:
+    with browser.new_context(base_url=service.url, java_script_enabled=scripts) as context:
         page = context.new_page()
         complaints: list[str] = []
         page.on("pageerror", lambda error: complaints.append(str(error)))

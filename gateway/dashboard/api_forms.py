@@ -8,37 +8,37 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import urlencode
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
+from gateway.api.conditions import tag_of
 from gateway.dashboard.form_values import listed, mapping_lines, parsed_mapping
-from gateway.errors import Invalid
-from gateway.intake.body import BodyReader
-from gateway.text.validation import model_in
+from gateway.errors import Changed, Fault, Invalid
+from gateway.text.validation import faults, model_in
 
 Answer = TypeVar("Answer")
 Values = Mapping[str, Sequence[str]]
 """The fields of a form that was sent; a checkbox that is not checked is missing."""
-Kind = Literal["text", "secret", "long-secret", "lines", "mapping", "check", "choice", "choices", "moment"]
+Kind = Literal[
+    "text", "long-text", "secret", "long-secret", "lines", "mapping", "check", "choice", "choices", "moment"
+]
 Empty = Literal["omit", "null", "keep"]
 """What an empty field means: it is left out of the request, or it is null there, or it is an empty text."""
 
-_MAX_FIELDS = 400
-_bodies = BodyReader(limit=256 * 1024)
 _SECRETS = {"secret", "long-secret"}
 CHECKED = "1"
 """What a checkbox sends."""
 # Replacements of pydantic's messages that refer to its own types.
 _WORDS: Mapping[str, str] = {
-    "missing": "It is required.",
-    "string_too_short": "It must not be empty.",
-    "too_short": "It must not be empty.",
-    "string_type": "It is required.",
-    "model_type": "It is required.",
-    "extra_forbidden": "There is no such field.",
+    "missing": "it is required",
+    "string_too_short": "it must not be empty",
+    "too_short": "it must not be empty",
+    "string_type": "it is required",
+    "model_type": "it is required",
 }
+_CHANGED = "Somebody has changed this since the form was opened: open it again, and repeat your changes."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +89,7 @@ _READ: Mapping[Kind, Callable[[str], Any]] = {
     "text": lambda text: text.strip() or None,
     "choice": lambda text: text.strip() or None,
     "secret": lambda text: text or None,
+    "long-text": _pasted,
     "long-secret": _pasted,
     "lines": listed,
     "mapping": parsed_mapping,
@@ -108,12 +109,14 @@ _SHOWN: Mapping[Kind, Callable[[Any], str]] = {
 class Form:
     """A form whose fields are those of a model of the API.
 
-    `places` maps paths in the model to the fields beside which their problems are shown.
+    `places` maps paths in the model to the fields beside which their problems are shown. `items` names the
+    list of the request of which the form is one item.
     """
 
     model: type[BaseModel]
     fields: Sequence[FormField]
     places: Mapping[str, str] = field(default_factory=dict)
+    items: str | None = None
 
     def filled(self, values: Values) -> "Filled":
         """Return the form as it was sent."""
@@ -124,10 +127,6 @@ class Form:
         return Filled(
             form=self, values={one.name: one.shown(_looked_up(record, one.name)) for one in self.fields}
         )
-
-    def with_fields(self, *fields: FormField) -> "Form":
-        """Return the form with more fields."""
-        return Form(model=self.model, fields=[*self.fields, *fields], places=self.places)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +164,15 @@ class Filled:
         return bool(self.problems or self.general)
 
     @property
+    def has_secrets(self) -> bool:
+        """Whether secrets were entered, which the page does not have any more."""
+        return any(one.is_secret and any(self.values.get(one.name, ())) for one in self.form.fields)
+
+    def has_problem(self, names: Sequence[str]) -> bool:
+        """Return whether one of these fields has a problem."""
+        return any(name in self.problems for name in names)
+
+    @property
     def fields(self) -> Sequence[FilledField]:
         """The fields, for the template."""
         return [
@@ -196,7 +204,7 @@ class Filled:
             try:
                 value = one.value(self.values.get(one.name, ()))
             except ValueError as error:
-                self._add(one.name, f"{error}.")
+                self._add(one.name, _sentence(str(error)))
                 continue
             if value is None and one.empty == "omit":
                 continue
@@ -214,32 +222,43 @@ class Filled:
         body: Mapping[str, Any],
         **query: str,
     ) -> Answer | None:
-        """Return the answer of an endpoint of the API to this body; None if there are problems."""
+        """Return the answer of an endpoint of the API to this body; None if there are problems.
+
+        A form with a `version` changes only this version of its record.
+        """
         self.check(body)
         if self.is_wrong:
             return None
+        conditional = api_request(request, body, version=self.text("version"), **query)
+        return await self.accepted(endpoint(conditional))
+
+    async def accepted(self, answer: Awaitable[Answer]) -> Answer | None:
+        """Return an answer of the API; None if it is a refusal, which becomes problems."""
         try:
-            return await endpoint(api_request(request, body, **query))
+            return await answer
+        except Changed:
+            self.general.append(_CHANGED)
         except Invalid as error:
             self.refuse(error)
-            return None
+        return None
 
     def check(self, body: Any) -> None:
         """Add the problems that the model finds in a body, all of them."""
         try:
             self.form.model.model_validate_json(json.dumps(body))
         except ValidationError as error:
-            for problem in error.errors(include_url=False, include_context=False, include_input=False):
-                self._add(
-                    ".".join(str(part) for part in problem["loc"]),
-                    _WORDS.get(problem["type"]) or _sentence(problem["msg"].removeprefix("Value error, ")),
-                )
+            self.refuse(Invalid.of(faults(error, self.form.model, words=_WORDS)))
 
     def refuse(self, error: Invalid) -> None:
-        """Add what an endpoint has refused, beside the field that the message begins with."""
-        where, colon, what = str(error).partition(": ")
-        place = self._place(where) if colon else None
-        self._add(place or "", _sentence(str(error) if place is None else what))
+        """Add what the API has refused, each beside its field."""
+        for fault in error.faults or (_fault(error),):
+            path = ".".join(str(part) for part in self._inner(fault.path))
+            place = self._place(path)
+            self._add(path, _sentence(fault.detail if place is None else _without(fault, path)))
+
+    def _inner(self, path: tuple[str | int, ...]) -> tuple[str | int, ...]:
+        """Return a path in the request as a path in the form, which may be that of one item of a list."""
+        return path[2:] if path[:1] == (self.form.items,) else path
 
     def _add(self, path: str, problem: str) -> None:
         place = self._place(path)
@@ -258,27 +277,34 @@ class Filled:
         return None
 
 
-async def read_form(request: Request) -> dict[str, list[str]]:
-    """Return the fields of a form that a signed-in user has sent. Raises `Invalid`."""
-    body = await _bodies.read(request.scope, request.receive)
-    try:
-        values = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
-    except ValueError:
-        raise Invalid("the form has too many fields") from None
-    if any("\0" in value for found in values.values() for value in found):
-        raise Invalid("the form contains a NUL character")
-    return values
+def version_of(record: BaseModel) -> str:
+    """Return the version of a record, for the field `version` of a form that changes it."""
+    return tag_of(record, b"")
 
 
-def api_request(request: Request, body: Mapping[str, Any] | None = None, **query: str) -> Request:
-    """Return a request to the API about the record of a page's path, with this body."""
+def api_request(
+    request: Request,
+    body: Mapping[str, Any] | None = None,
+    *,
+    of: str | None = None,
+    version: str = "",
+    **query: str,
+) -> Request:
+    """Return a request to the API with this body, about the record of a page's path, or of another id.
+
+    With a `version`, it changes only this version of the record.
+    """
     content = json.dumps(body or {}).encode()
+    path_params = request.path_params if of is None else {"id": of}
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": content, "more_body": False}
 
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
-    return Request({**request.scope, "headers": headers, "query_string": urlencode(query).encode()}, receive)
+    if version:
+        headers.append((b"if-match", version.encode("latin-1", "replace")))
+    changed = {"headers": headers, "query_string": urlencode(query).encode(), "path_params": path_params}
+    return Request({**request.scope, **changed}, receive)
 
 
 def _looked_up(record: Mapping[str, Any], path: str) -> Any:
@@ -298,6 +324,19 @@ def _described(model: type[BaseModel], path: str) -> str | None:
         info = inner.model_fields[part]
         description, inner = info.description, model_in(info.annotation)
     return None if description is None else _sentence(description)
+
+
+def _fault(error: Invalid) -> Fault:
+    """Return the fault of an error that has none: its message may begin with the name of a field."""
+    where, colon, _ = str(error).partition(": ")
+    is_name = bool(colon) and " " not in where
+    return Fault(str(error), tuple(where.split(".")) if is_name else ())
+
+
+def _without(fault: Fault, path: str) -> str:
+    """Return the detail of a fault without the name of the field, beside which it is shown."""
+    before, found, after = fault.detail.partition(f"{path}: ")
+    return after if found and (not before or before.endswith(": ")) else fault.detail
 
 
 def _sentence(text: str) -> str:

@@ -1,6 +1,6 @@
 """The pages of the dashboard: the records of the REST API, for people who have signed in."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -27,9 +27,9 @@ from gateway.dashboard.list_pages import ListPages
 from gateway.dashboard.overview import Overview
 from gateway.dashboard.record_pages import RecordPages
 from gateway.dashboard.rendering import STATIC, Renderer
+from gateway.dashboard.routes import PageRoute, inside
 from gateway.dashboard.sessions import Sessions
 from gateway.errors import NotFound, PushgateError
-from gateway.provider_apis.apis import APIS
 from gateway.worker.connection_health import warn_before
 
 Page = Callable[[Request], Awaitable[Response]]
@@ -37,7 +37,7 @@ Page = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pages:
-    """The handlers of the pages."""
+    """The handlers of the pages; `more` are those of other modules."""
 
     connections: Connections
     identities: Identities
@@ -49,6 +49,7 @@ class Pages:
     apis: ApiPages
     lists: ListPages
     records: RecordPages
+    more: Sequence[PageRoute]
     sessions: Sessions
     renderer: Renderer
     errors: ErrorPages
@@ -63,10 +64,8 @@ class Pages:
         ]
         api = {operation.path: operation.query for operation in offered if operation.method == "GET"}
         registrations = self.registrations
-        table: list[tuple[str, str, Page]] = [
+        table: list[PageRoute] = [
             ("/", "GET", self.overview.show),
-            ("/connections/{id}", "GET", self.show_connection),
-            ("/connections/{id}/fetch", "POST", self._action(self.connections.fetch_connection)),
             ("/connections/{id}/register-webhook", "POST", self._action(registrations.register_webhook)),
             ("/connections/{id}/check-webhook", "POST", self._action(registrations.check_webhook)),
             ("/connections/{id}/remove-webhook", "POST", self._action(registrations.remove_webhook)),
@@ -91,6 +90,7 @@ class Pages:
             *self.lists.table(),
             *self.records.table(),
             *self.apis.table(),
+            *self.more,
         ]
         return [
             *(Route(path, self._signed_in(page), methods=[method]) for path, method, page in table),
@@ -103,22 +103,6 @@ class Pages:
             Route("/sources/{id}/app/created", self._with_errors(self.apps.created), methods=["GET"]),
             Mount("/static", StaticFiles(directory=STATIC)),
         ]
-
-    async def show_connection(self, request: Request) -> Response:
-        """`GET /connections/{id}`: show its settings, the state of its remote, and its newest deliveries."""
-        connection = request.path_params["id"]
-        shown = await self.connections.get_connection(request)
-        database = self.connections.database
-        views = await database.read(newest, connection=connection)
-        refusals = await database.read(refused, connection=connection)
-        return self.renderer.page(
-            "connection.html",
-            connection=shown,
-            deliveries=views,
-            refused=refusals,
-            webhook=await _known(self.registrations.get_webhook, request),
-            can_register=shown.identity is not None and shown.source is None and shown.provider in APIS,
-        )
 
     async def list_identities(self, request: Request) -> Response:
         """`GET /identities`: list identities, without their secrets."""
@@ -166,7 +150,7 @@ class Pages:
     async def sign_in(self, request: Request) -> Response:
         """`POST /sign-in`: begin a session, and redirect to the page that was requested."""
         form = await read_form(request)
-        target = _inside(form.get("next", ""))
+        target = inside(form.get("next", ""))
         try:
             self.token.check(request, form.get("token", "").strip())
         except WrongToken:
@@ -253,9 +237,3 @@ async def _known(
         return await endpoint(request)
     except NotFound:
         return None
-
-
-def _inside(path: str) -> str:
-    """Return a path of the dashboard unchanged, and `/` for any URL that leads elsewhere."""
-    is_path = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
-    return path if is_path else "/"

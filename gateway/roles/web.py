@@ -28,13 +28,18 @@ from gateway.api.webhook_secrets import WebhookSecrets
 from gateway.dashboard.api_pages import ApiPages
 from gateway.dashboard.app_pages import AppPages
 from gateway.dashboard.components import Components
+from gateway.dashboard.connect_pages import ConnectPages
+from gateway.dashboard.connection_pages import ConnectionPages
 from gateway.dashboard.error_pages import ErrorPages
+from gateway.dashboard.identity_pages import IdentityPages
 from gateway.dashboard.list_pages import ListPages
 from gateway.dashboard.overview import Overview
 from gateway.dashboard.pages import Pages
 from gateway.dashboard.record_pages import RecordPages
 from gateway.dashboard.rendering import Renderer
+from gateway.dashboard.routes import PageRoute
 from gateway.dashboard.sessions import Sessions
+from gateway.dashboard.trigger_pages import TriggerPages, of_connection
 from gateway.intake.connection_cache import ConnectionCache
 from gateway.intake.group_commit import DeliveryWriter
 from gateway.intake.refusal_log import RefusalLog
@@ -235,6 +240,7 @@ def _build_pages(
         registrations=api.registrations,
         sources=api.sources,
         apps=AppPages(sources=api.sources, renderer=renderer),
+        more=_more_pages(api, renderer),
         overview=Overview(
             components=Components(
                 database=parts.database,
@@ -271,3 +277,24 @@ def _build_pages(
         errors=ErrorPages(renderer=renderer),
         token=token,
     )
+
+
+def _more_pages(api: _Api, renderer: Renderer) -> list[PageRoute]:
+    """Return the pages that connect repositories, and change connections and what belongs to them."""
+    connections, identities, registrations = api.connections, api.identities, api.registrations
+    return [
+        *ConnectPages(
+            connections=connections, identities=identities, registrations=registrations, renderer=renderer
+        ).routes(),
+        *ConnectionPages(
+            connections=connections,
+            identities=identities,
+            registrations=registrations,
+            secrets=api.secrets,
+            renderer=renderer,
+        ).routes(),
+        *TriggerPages(
+            base="/connections/{id}", find=of_connection(connections, api.dry_run), renderer=renderer
+        ).routes(),
+        *IdentityPages(identities=identities, renderer=renderer).routes(),
+    ]

@@ -123,7 +123,7 @@ def test_every_link_leads_somewhere_and_no_page_has_a_secret(service: Service, p
             waiting |= {one for one in there if one.startswith(f"{service.url}/")} - seen
     paths = {urlsplit(url).path.split("/")[1] for url in seen}
     sections = {"connections", "deliveries", "executions", "identities", "notifications", "sources"}
-    assert paths == {"", "static", "docs", "openapi.json"} | sections
+    assert paths == {"", "connect", "static", "docs", "openapi.json"} | sections
     assert any("cursor=" in url for url in seen)
 
 
@@ -345,7 +345,7 @@ def test_an_identity_that_ends_soon_is_marked(service: Service) -> None:
     more = {"provider": "gitlab", "project": "digits", "identity": "acme-bot"}
     service.api.send("POST", "/connections", {**more, "url": "https://git.example/a/b.git"}, wait=0)
     _, text, _ = got(f"{service.url}/identities", signed_in(service))
-    row = " ".join(text.partition('<td data-label="Name">acme-bot</td>')[2].partition("</tr>")[0].split())
+    row = " ".join(text.partition(">acme-bot</a></td>")[2].partition("</tr>")[0].split())
     assert '<td data-label="Host">git.example</td>' in row
     assert '<span class="state warning">soon</span>' in row
     assert '<td data-label="Used by">1 connection</td>' in row

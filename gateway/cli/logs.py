@@ -22,6 +22,8 @@ _POLL_SECONDS = 1.0
 _CONNECTION = re.compile(r"[0-9a-f]{24}")
 # How many deliveries of a connection are followed at the same time; the older ones have long ended.
 _MAX_FOLLOWED = 50
+# Of the longest frequent state.
+_STATE_WIDTH = 9
 _GOES_ON = {"pending", "published", "accepted", "running"}
 _FAILED = {"failed", "gone", "rejected", "lost", "undeliverable", "unreadable", "refused"}
 
@@ -134,10 +136,9 @@ class _Printer:
                 facts = {"at": at, "delivery": delivery["id"], "connection": delivery["name"]}
                 print_json({**facts, "state": line.state, "text": line.text}, indent=None)
                 continue
-            text = f"  {escape(line.text)}" if line.text else ""
-            out.print(
-                f"{clock(at)}  {escape(delivery['name'])}  {coloured(line.state)}{text}", soft_wrap=True
-            )
+            state = coloured(line.state) + " " * (_STATE_WIDTH - len(line.state))
+            text = f"{clock(at)}  {escape(delivery['name'])}  {state}  {escape(line.text)}"
+            out.print(text.rstrip(), soft_wrap=True)
 
 
 def has_ended(delivery: Mapping[str, Any]) -> bool:

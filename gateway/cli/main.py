@@ -4,7 +4,6 @@ import os
 import resource
 import sys
 from collections.abc import Mapping
-from importlib.metadata import version
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -62,6 +61,8 @@ SecretsDir = Annotated[
 
 def _print_version(is_wanted: bool) -> None:
     if is_wanted:
+        from importlib.metadata import version  # noqa: PLC0415 - the other commands start without it
+
         sys.stdout.write(f"pushgate {version('pushgate')}\n")
         raise typer.Exit
 

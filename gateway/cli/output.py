@@ -256,4 +256,6 @@ def _is_for_people() -> bool:
 
 
 def _exact(at: datetime) -> str:
-    return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    """Return an instant in UTC, as in `--json`; on a terminal, which is narrow, to the second."""
+    precision = "seconds" if out.is_terminal else "auto"
+    return at.astimezone(UTC).isoformat(timespec=precision).replace("+00:00", "Z")

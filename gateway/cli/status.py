@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
-from importlib.metadata import version
 from typing import Any
 
 import typer
@@ -116,6 +115,8 @@ def _sentences(connection: Any) -> list[str]:
 
 
 def _show(found: Any) -> None:
+    from importlib.metadata import version  # noqa: PLC0415 - the other commands start without it
+
     ours = version("pushgate")
     differs = f" (this command: {ours})" if found["version"] != ours else ""
     connections = found["connections"]

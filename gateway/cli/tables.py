@@ -64,7 +64,7 @@ def _below(names: Sequence[str], cells: Sequence[Text], width: int, console: Con
         if cell.plain in {"", "-"}:
             continue
         for line in cell.split("\n"):
-            labelled = line if name == names[-1] else Text(f"{name}: ", "dim").append_text(line)
+            labelled = line if name == names[-1] else Text.assemble((f"{name}: ", "dim"), line)
             for part in labelled.wrap(console, width):
                 part.rstrip()
                 yield Text(" " * _INDENT).append_text(part)

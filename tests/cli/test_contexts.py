@@ -2,15 +2,19 @@
 
 import json
 import os
+import ssl
 import stat
 import subprocess
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
 from gateway.cli.contexts import Context, Contexts, store, stored_contexts
 from gateway.errors import Invalid
+from testing.certificate import make_certificate
 from testing.service import ADMIN_TOKEN, Service
 from testing.service import run_pushgate as run
 
@@ -108,3 +112,39 @@ def test_a_damaged_file_is_an_error_without_its_content(
         with pytest.raises(Invalid, match="is damaged: delete it") as error:
             stored_contexts()
         assert "the token" not in str(error.value)
+
+
+def test_a_certificate_of_an_own_authority_is_trusted_by_a_variable(tmp_path: Path) -> None:
+    """The error without it names the variable."""
+    made = make_certificate(tmp_path)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(made.certificate, made.key)
+    server = HTTPServer(("127.0.0.1", 0), _NotAGateway)
+    server.socket = tls.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    url = f"https://127.0.0.1:{server.server_port}"
+    try:
+        given = {"PUSHGATE_URL": url, "PUSHGATE_ADMIN_TOKEN": "the token"}
+        done = run("connections", variables=given)
+        assert f"cannot reach the gateway at {url} (from PUSHGATE_URL): " in done.stderr
+        assert "set SSL_CERT_FILE" in done.stderr
+        done = run("connections", variables={**given, "SSL_CERT_FILE": str(made.authority)})
+        assert f"the server at {url} (from PUSHGATE_URL) is not a gateway" in done.stderr
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _NotAGateway(BaseHTTPRequestHandler):
+    """Answers with a page."""
+
+    def do_GET(self) -> None:
+        """Answer."""
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"<html>")
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Log nothing."""

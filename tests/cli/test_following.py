@@ -162,4 +162,4 @@ def test_logs_follow_a_delivery_to_its_end(service: Service, project: Project) -
     _, sent = service.deliver(connection, project.payload(pushed, broken))
     failed = run("logs", sent["delivery"], "-f", service=service)
     assert failed.returncode == 1
-    assert "  failed  main " in failed.stdout
+    assert "  failed     main " in failed.stdout

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.api_client import Client, Patience
+from gateway.cli.api_client import Client, Missing, Patience
 from gateway.cli.following import NewDeliveries, report_interruption
 from gateway.cli.gateways import client_command, client_of
 from gateway.cli.options import AsJson
@@ -63,7 +63,13 @@ def logs(
     is_open_ended = follow and (what is None or _is_connection(client, what))
     # Before the first look, so that nothing that arrives meanwhile is left out.
     arriving = NewDeliveries(client, what) if is_open_ended else None
-    found = _found(client, what)
+    try:
+        found = _found(client, what)
+    except Missing:
+        # A connection without deliveries has its first one still to come.
+        if arriving is None:
+            raise
+        found = []
     for delivery in found:
         printer.show(delivery)
     if arriving is not None:

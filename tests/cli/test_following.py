@@ -103,19 +103,20 @@ def test_listen_forwards_each_delivery_once(tmp_path: Path, clock: SimpleNamespa
             assert own.api.raw(f"/deliveries/{stored}/body") == sent[provider_id]
 
 
-def test_new_deliveries_are_found_once_and_in_order(tmp_path: Path) -> None:
-    """Also those that become visible late, and more than one page of them."""
+def test_new_deliveries_are_found_once_and_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also more than one page of them."""
+    monkeypatch.setattr("gateway.cli.following._PAGE", 3)
     with Service(tmp_path / "data", ROLE="web") as web:
         connection, other = web.connect(URL), web.connect(URL, name="other")
         arriving = NewDeliveries(web.api, None)
         of_one = NewDeliveries(web.api, connection["id"])
         assert arriving.look() == []
-        for number in range(60):
+        for number in range(8):
             web.deliver(connection if number else other, payload(number), x_github_delivery=f"id-{number}")
         found = [one["provider_delivery_id"] for one in arriving.look()]
-        assert found == [f"id-{number}" for number in range(60)]
+        assert found == [f"id-{number}" for number in range(8)]
         assert arriving.look() == []
-        assert len(of_one.look()) == 59
+        assert len(of_one.look()) == 7
         assert NewDeliveries(web.api, None).look() == []
 
 
@@ -163,3 +164,23 @@ def test_logs_follow_a_delivery_to_its_end(service: Service, project: Project) -
     failed = run("logs", sent["delivery"], "-f", service=service)
     assert failed.returncode == 1
     assert "  failed     main " in failed.stdout
+
+
+def test_logs_follow_a_connection_from_its_first_delivery(
+    tmp_path: Path, clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has none yet; a gateway that stays away is an error."""
+    printed: list[Any] = []
+    monkeypatch.setattr("gateway.cli.logs.print_json", lambda line, **_: printed.append(line))
+    with Service(tmp_path / "data", ROLE="web") as web:
+        connection = web.connect(URL, name="acme/digits")
+        assert "no deliveries" in run("logs", "acme/digits", service=web).stderr
+        with following(web, "logs", "acme/digits", "--follow", "--json") as command:
+            for number in (1, 2, 3):
+                web.deliver(connection, payload(number))
+            wait_for(lambda: len(printed) == 6, "all lines are printed")
+            web.kill()
+            clock.monotonic = lambda: time.monotonic() + 1000
+            result = command.result(WAIT_SECONDS)
+    assert isinstance(result.exception, Unreachable)
+    assert [line["state"] for line in printed] == ["received", "accepted"] * 3

@@ -1,16 +1,17 @@
 """The command `status`: the state of a gateway on one screen."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from gateway.cli.api_client import ApiError, Client
 from gateway.cli.gateways import client_command, client_of
 from gateway.cli.options import AsJson
-from gateway.cli.output import coloured, duration, err, escape, out, print_json
+from gateway.cli.output import coloured, duration, err, escape, out, print_facts, print_json
 
 app = typer.Typer()
 
@@ -163,3 +164,28 @@ def _queue(queue: Mapping[str, int | None], what: str) -> str:
 def _counts(connections: Mapping[str, list[Any]]) -> str:
     counts = [f"{len(listed)} {state}" for state, listed in connections.items() if listed]
     return ", ".join(counts) or "[green]none needs attention[/green]"
+
+
+@client_command(app)
+def statistics(
+    hours: Annotated[int, typer.Option(min=1, help="Of how many hours, up to now.")] = 24,
+    as_json: AsJson = False,
+) -> None:
+    """Count the deliveries of the last hours by outcome, and show how long each stage took.
+
+    Examples: pushgate statistics; pushgate statistics --hours 168 --json
+    """
+    found = client_of().get("/statistics", hours=hours)
+    if as_json:
+        print_json(found)
+        return
+    totals: Counter[str] = Counter()
+    for bucket in found["buckets"]:
+        totals.update(bucket["counts"])
+    counts = {**totals, **({"refused": found["refused"]} if found["refused"] else {})}
+    lines = [f"{number} {outcome.replace('-', ' ')}" for outcome, number in counts.items()]
+    stages = {
+        one["stage"]: f"median {one['median']:.1f} s, 95th percentile {one['p95']:.1f} s"
+        for one in found["latencies"]
+    }
+    print_facts({"hours": str(hours), "deliveries": ", ".join(lines) or "none", **stages})

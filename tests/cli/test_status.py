@@ -34,6 +34,9 @@ def test_status_shows_what_waits(tmp_path: Path) -> None:
         found = json.loads(run("status", "--json", service=web).stdout)
         assert (found["ready"], found["problems"], found["broker"]["requests"]) == (True, [], None)
         assert found["backlog"]["pushes"]["waiting"] == 1
+        counted = run("statistics", "--hours=1", service=web)
+        assert (counted.returncode, "deliveries  1 waiting" in counted.stdout) == (0, True)
+        assert "buckets" in json.loads(run("statistics", "--json", service=web).stdout)
 
 
 def test_status_fails_if_something_fails(tmp_path: Path, githost: GitHost) -> None:

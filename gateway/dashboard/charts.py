@@ -6,7 +6,7 @@ view box, which is `HEIGHT` high.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 HEIGHT = 100
 _PITCH = 10
@@ -57,6 +57,34 @@ class StackedBars:
     def total(self) -> int:
         """The sum of all."""
         return sum(self.totals.values())
+
+
+@dataclass(frozen=True, slots=True)
+class SpanBar:
+    """A duration: its median and its 95th percentile, both also as a share of the longest, in percent."""
+
+    name: str
+    count: int
+    median: timedelta
+    p95: timedelta
+    median_share: float
+    p95_share: float
+
+
+def span_bars(measured: Sequence[tuple[str, int, float, float]]) -> list[SpanBar]:
+    """Return a bar for each name with a count, a median and a 95th percentile in seconds."""
+    longest = max((p95 for _, _, _, p95 in measured), default=0) or 1
+    return [
+        SpanBar(
+            name,
+            count,
+            timedelta(seconds=median),
+            timedelta(seconds=p95),
+            round(100 * median / longest, 2),
+            round(100 * p95 / longest, 2),
+        )
+        for name, count, median, p95 in measured
+    ]
 
 
 def stacked_bars(spans: Sequence[tuple[datetime, Mapping[str, int]]], kinds: Sequence[str]) -> StackedBars:

@@ -1,6 +1,6 @@
 """The overview: the health of the components, what needs attention, and the newest records."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -11,7 +11,9 @@ from starlette.responses import Response
 from gateway.api.connection_views import ConnectionHealthView
 from gateway.api.executions import Executions
 from gateway.api.health_overview import HealthOverview
+from gateway.api.statistics import Statistics, StatisticsView
 from gateway.api.views import DeliveryView
+from gateway.dashboard.charts import span_bars, stacked_bars
 from gateway.dashboard.components import Components, StoreFacts
 from gateway.dashboard.contents import newest
 from gateway.dashboard.rendering import Renderer
@@ -19,6 +21,7 @@ from gateway.errors import StoreUnavailable
 from gateway.messages.execution_states import ExecutionState
 from gateway.store import executions
 from gateway.store.executions import StoredRequest
+from gateway.store.outcomes import Outcome
 
 # How many of the newest records, and how many problems of each kind, the overview shows.
 _MAX_SHOWN = 8
@@ -34,6 +37,19 @@ _ADVICE: Mapping[ExecutionState, str] = {
     "rejected": "A runner has refused to run it.",
     "failed": "The run has failed.",
 }
+_REPLAY = "In the last 24 hours. The pages of the deliveries say why: correct the cause, and replay them."
+_REFUSED = "In the last 24 hours. Their signature, URL or size was wrong: the list says what to do."
+# The outcomes in a bar, from the bottom up.
+_STACK: tuple[Outcome, ...] = (
+    "ran",
+    "superseded",
+    "nothing-matched",
+    "ignored",
+    "duplicate",
+    "waiting",
+    "failed",
+)
+_HOURS = RECENT // timedelta(hours=1)
 # What needs attention however old it is, and what does only while it is recent.
 _LASTING: tuple[ExecutionState, ...] = ("undeliverable", "lost")
 _PASSING: tuple[ExecutionState, ...] = ("rejected", "failed")
@@ -56,6 +72,7 @@ class Overview:
 
     components: Components
     health: HealthOverview
+    statistics: Statistics
     executions: Executions
     renderer: Renderer
 
@@ -72,6 +89,7 @@ class Overview:
         database = self.components.database
         facts = await database.read(StoreFacts.of, now=now)
         deliveries, planned, failed = await database.read(_newest, self.executions, since=now - RECENT)
+        counted = await self.statistics.of_the_last(_HOURS)
         failing = await self.health.page(state="failing", after=None, max_items=_MAX_SHOWN)
         warnings = await self.health.page(state="warning", after=None, max_items=_MAX_SHOWN)
         return self.renderer.page(
@@ -80,9 +98,15 @@ class Overview:
             components=await self.components.described(facts, now=now),
             problems=[
                 *map(_of_connection, failing.items),
+                *_of_deliveries(counted, since=now - RECENT),
                 *failed,
                 *map(_of_connection, warnings.items),
             ],
+            since=counted.buckets[0].since,
+            outcomes=stacked_bars([(each.since, each.counts) for each in counted.buckets], _STACK),
+            latencies=span_bars(
+                [(each.stage, each.count, each.median, each.p95) for each in counted.latencies]
+            ),
             deliveries=deliveries,
             executions=await self.executions.views(planned),
         )
@@ -112,6 +136,18 @@ def _of_executions(
     what = f"{number} execution{'' if count == 1 else 's'}"
     text = _ADVICE[state] if since is None else f"{_ADVICE[state]} Planned in the last 24 hours."
     return Problem(state=state, what=what, text=text, path="/executions", query={"state": state})
+
+
+def _of_deliveries(counted: StatisticsView, *, since: datetime) -> Iterator[Problem]:
+    """Yield the deliveries that have failed, and the requests that were refused."""
+    failed = sum(each.counts.get("failed", 0) for each in counted.buckets)
+    for outcome, count, noun, text in (
+        ("failed", failed, "failed delivery" if failed == 1 else "failed deliveries", _REPLAY),
+        ("refused", counted.refused, f"refused request{'' if counted.refused == 1 else 's'}", _REFUSED),
+    ):
+        if count:
+            query = {"outcome": outcome, "since": since.isoformat(timespec="minutes")}
+            yield Problem(state=outcome, what=f"{count} {noun}", text=text, path="/deliveries", query=query)
 
 
 def _of_connection(found: ConnectionHealthView) -> Problem:

@@ -249,6 +249,7 @@ def _build_pages(
                 disk_trouble=disk_trouble,
             ),
             health=api.health,
+            statistics=api.statistics,
             executions=api.executions,
             renderer=renderer,
         ),

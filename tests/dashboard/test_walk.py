@@ -11,18 +11,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from testing.browser import running_browser, sign_in
 from testing.npm import installed
 from testing.service import Service
 from tests.dashboard.getting import signed_in
 from tests.dashboard.walk import LONG, busy_gateway, crawled, page_routes
+from tests.text.test_relative import NOW, RELATIVE_TIMES
 
 AXE = "axe-core@4.11.1"
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 # GitHub and the address bar lead to these, and they lead on to another page.
 NOT_LINKED = {"/sign-in", "/sources/{id}/app/created"}
+# Only a busy machine needs this long.
+expect.set_options(timeout=30_000)
 # Width and height.
 SCREENS = {"phone": (390, 844), "wide": (1800, 1100), "desktop": (1280, 850)}
 # The colour schemes, with the rules of axe that are checked in them; None stands for all.
@@ -86,6 +89,46 @@ def test_every_page_is_accessible_and_fits_every_screen(
         finding for name, url in pages.items() for finding in _looked_at(signed_in_page, name, url, axe)
     ]
     assert findings == []
+
+
+def test_everything_works_without_scripts(browser: Browser, service: Service) -> None:
+    """Signing in, a filter, the search, and signing out."""
+    with browser.new_context(base_url=service.url, java_script_enabled=False) as context:
+        page = _signed_in(context)
+        page.get_by_role("link", name="Deliveries", exact=True).click()
+        page.get_by_role("link", name="failed", exact=True).click()
+        page.get_by_text("Filter", exact=True).click()
+        page.get_by_label("Branch or tag").fill("missing")
+        page.get_by_role("button", name="Apply").click()
+        expect(page).to_have_url(f"{service.url}/deliveries?branch=missing&outcome=failed")
+        expect(page.get_by_role("table", name="Deliveries").get_by_role("row")).to_have_count(2)
+        page.get_by_role("link", name="Remove the filter branch").click()
+        expect(page).to_have_url(f"{service.url}/deliveries?outcome=failed")
+        page.get_by_role("searchbox", name="Search names").fill("missing")
+        page.get_by_role("button", name="Search").click()
+        expect(page.get_by_role("heading", name="Search for “missing”")).to_be_visible()
+        expect(page.get_by_role("table", name="Deliveries")).to_contain_text("branch missing")
+        page.get_by_role("button", name="Sign out").click()
+        expect(page.get_by_label("Admin token")).to_be_visible()
+
+
+def test_the_keyboard_reaches_the_content_first(signed_in_page: Page) -> None:
+    """The first tab stop leads past the navigation."""
+    signed_in_page.goto("/deliveries")
+    signed_in_page.keyboard.press("Tab")
+    expect(signed_in_page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    signed_in_page.keyboard.press("Enter")
+    expect(signed_in_page.get_by_role("main")).to_be_focused()
+
+
+def test_the_script_has_the_rules_of_relative_times(signed_in_page: Page) -> None:
+    """Otherwise a time would change its words when the page refreshes it."""
+    now = NOW.timestamp() * 1000
+    for seconds, text in RELATIVE_TIMES:
+        shown = signed_in_page.evaluate(
+            "([instant, now]) => relative(instant, now)", [now - seconds * 1000, now]
+        )
+        assert shown == text, seconds
 
 
 def _looked_at(page: Page, name: str, url: str, axe: str) -> Iterator[str]:

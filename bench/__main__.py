@@ -1,7 +1,7 @@
 """Run all benchmarks, or the named ones, show the table, and write build/bench.json.
 
 python -m bench [webhook] [providers] [fetch] [repositories] [library] [package] [claims] [relay] [results]
-    [statuses] [lanes] [failover] [limits]
+    [statuses] [lanes] [failover] [limits] [lists]
 
 The exit status is 0 if every row was measured, whether or not it reaches its aim.
 """
@@ -21,6 +21,7 @@ from bench import (
     lanes,
     library,
     limits,
+    lists,
     package,
     providers,
     relay,
@@ -45,6 +46,7 @@ BENCHES = {
     "lanes": lanes,
     "failover": failover,
     "limits": limits,
+    "lists": lists,
 }
 RESULT = Path("build/bench.json")
 # A benchmark plans for at most 100 s; after so many, what it measures at the moment is given up.

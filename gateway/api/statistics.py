@@ -43,7 +43,7 @@ class StatisticsView(BaseModel):
     buckets: list[BucketView] = Field(description="the parts of the time, oldest first")
     refused: int = Field(description="how many requests were refused")
     latencies: list[LatencyView] = Field(
-        description="how long each stage took, of the newest 1,000 ref updates; empty if there are none"
+        description="how long each stage took, of the newest 500 ref updates; empty if there are none"
     )
 
 

@@ -3,16 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, get_args
 
 import sqlalchemy
-from sqlalchemy import ColumnElement, func, select, true
+from sqlalchemy import Column, ColumnElement, Select, func, select, true
 
-from gateway.messages.execution_states import ExecutionState
+from gateway.messages.execution_states import ExecutionState, RunState
 from gateway.store import delivery_search, runs
 from gateway.store.bulk_sql import among
 from gateway.store.delivery_search import MAX_EXAMINED, DeliveryFilters
 from gateway.store.execution_tables import executions
+from gateway.store.run_tables import runs as run_table
 from gateway.store.tables import deliveries, ref_updates
 
 # Of so few deliveries all requests are read, and otherwise the newest requests are examined.
@@ -52,11 +53,12 @@ def find(
         conditions.append(executions.c.seq < _first_planned(conn, filters.until))
     if rest is not None and (few := _few_deliveries(conn, filters)) is not None:
         conditions.append(among(conn, executions.c.delivery, few))
+    base, number = _in_state(filters.state)
     found: list[int] = []
     examined, size = 0, limit + 1 if rest is None else 4 * limit
     while True:
-        window = true() if before is None else executions.c.seq < before
-        query = select(executions.c.seq).where(*conditions, window).order_by(executions.c.seq.desc())
+        window = true() if before is None else number < before
+        query = base.where(*conditions, window).order_by(number.desc())
         numbers = conn.execute(query.limit(size)).scalars().all()
         found += numbers if rest is None else _matching(conn, numbers, rest)
         if len(found) > limit:
@@ -75,9 +77,17 @@ def _of_requests(filters: ExecutionFilters) -> list[ColumnElement[bool]]:
         conditions.append(executions.c.connection == filters.connection)
     if filters.delivery is not None:
         conditions.append(executions.c.delivery == filters.delivery)
-    if filters.state is not None:
-        conditions.append(runs.is_shown_as(filters.state))
     return conditions
+
+
+def _in_state(state: ExecutionState | None) -> tuple[Select[Any], Column[Any]]:
+    """Return a query for the requests in a state, and the column in whose order an index has them."""
+    if state in get_args(RunState) and state != "cancelled":
+        number = run_table.c.execution
+        joined = run_table.join(executions, executions.c.seq == number)
+        return select(number).select_from(joined).where(run_table.c.state == state), number
+    query = select(executions.c.seq)
+    return query if state is None else query.where(runs.is_shown_as(state)), executions.c.seq
 
 
 def _of_updates(conn: sqlalchemy.Connection, filters: ExecutionFilters) -> ColumnElement[bool] | None:

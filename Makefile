@@ -53,8 +53,9 @@ hostile: $(VENV)/.dev ## attack the gateway while pushes must go on: ten minutes
 	@space="unshare --user --map-root-user --mount"; [ "$$(id -u)" != 0 ] || space="unshare --mount"; \
 	  $$space true 2>/dev/null || space=; $$space $(BIN)/python -m tests.hostile
 
-fuzz: $(VENV)/.dev ## fuzz for ten minutes, guided by coverage; findings are in build/fuzz
+fuzz: $(VENV)/.dev ## fuzz for ten minutes, guided by coverage, and the API for five; findings are in build/fuzz
 	@$(BIN)/python -m tests.fuzz --seconds 600
+	@$(BIN)/python -m tests.fuzz.api --seconds 300
 
 # `make bench relay webhook` runs the named benchmarks; without a name, all of them, in under 15 minutes.
 ifeq (bench,$(firstword $(MAKECMDGOALS)))

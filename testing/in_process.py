@@ -55,12 +55,12 @@ class InProcess:
         self._opened = open_data(settings)
         self.database = self._opened.database
         self.application: ASGIApp = Service(settings, self._opened).application
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._lifespan = AsyncExitStack()
 
     def __enter__(self) -> Self:
         """Start."""
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         running = self._lifespan.enter_async_context(lifespan(self.application))
         asyncio.run_coroutine_threadsafe(running, self._loop).result()

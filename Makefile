@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run check test matrix soak hostile fuzz mutate bench documents format lock clean
+.PHONY: help demo run check test picture matrix soak hostile fuzz mutate bench documents format lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,10 @@ check: $(VENV)/.dev ## ruff, mypy strict, import directions: half a minute
 test: $(VENV)/.dev ## run every test; installs RabbitMQ, PostgreSQL and Chromium from Debian where they are missing
 	@tests/require-programs
 	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(PYTEST)
+
+picture: $(VENV)/.dev ## take the picture of the dashboard in the README again: docs/dashboard.png
+	@tests/require-programs
+	@PICTURE=1 $(BIN)/python -m pytest -n 0 tests/dashboard/test_picture.py
 
 # For each Python: a clone, a virtual environment and an ordinary user, below build/matrix.
 # MATRIX="3.11.2 3.13" selects versions; PYTEST="tests/cli/test_keys.py" selects tests.

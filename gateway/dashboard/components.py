@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Literal, Self
 
 import sqlalchemy
@@ -95,8 +96,9 @@ class Components:
 
     def _database(self) -> Component:
         url = self.database.url
-        where = url.database if self.database.is_embedded else f"{url.host or 'a socket'}/{url.database}"
-        kind = "SQLite" if self.database.is_embedded else "PostgreSQL"
+        kind, where = "PostgreSQL", f"{url.host or 'a socket'}/{url.database}"
+        if self.database.is_embedded:
+            kind, where = "SQLite", Path(url.database or "").name
         return Component(name="Database", state="ok", text=f"{kind}: {where}")
 
     async def _storage(self) -> Component:

@@ -151,12 +151,19 @@ class Executions:
         return self.status_urls.completed(await self.signer.shown(stored), now=now)
 
     async def drop_execution(self, request: Request) -> ExecutionView:
-        """`POST /executions/{id}/drop`: withdraw a pending request; requests behind it are published."""
-        dropped = await self.database.write(executions.drop, request_id=request.path_params["id"])
+        """`POST /executions/{id}/drop`: withdraw a pending request; requests behind it are published.
+
+        An undeliverable request is given up.
+        """
+        [view] = await self.views([await self.drop(request.path_params["id"])])
+        return view
+
+    async def drop(self, request_id: str) -> StoredRequest:
+        """Drop a request. Raises `NotFound` or `Invalid`."""
+        dropped = await self.database.write(executions.drop, request_id=request_id)
         log.info("execution dropped", id=dropped.id, connection=dropped.connection)
         self.requests.notify()
-        [view] = await self.views([dropped])
-        return view
+        return dropped
 
     async def cancel_execution(self, request: Request) -> ExecutionView:
         """`POST /executions/{id}/cancel`: withdraw a pending request, or tell its runner to stop it.
@@ -173,17 +180,20 @@ class Executions:
 
     async def republish_execution(self, request: Request) -> ExecutionView:
         """`POST /executions/{id}/republish`: publish a request again, with the same id and a new URL."""
+        [view] = await self.views([await self.republish(request.path_params["id"])])
+        return view
+
+    async def republish(self, request_id: str) -> StoredRequest:
+        """Publish a request again. Raises `NotFound`, `Invalid` or `Conflict`."""
         if not self.has_broker:
             raise Invalid(
                 "no broker is configured: set PUSHGATE_AMQP_URL, and pending requests are published"
             )
-        request_id = request.path_params["id"]
         await self._check_package(request_id)
         again = await self.database.write(reruns.republish, request_id, now=datetime.now(UTC))
         log.info("execution republished", id=again.id, connection=again.connection, redrives=again.redrives)
         self.requests.notify()
-        [view] = await self.views([again])
-        return view
+        return again
 
     async def rerun_execution(self, request: Request) -> ExecutionView:
         """`POST /executions/{id}/rerun`: run an execution again, as a new one that names it.

@@ -62,6 +62,7 @@ _TAGS = {
     "deliveries": "What providers have sent, and what became of it.",
     "statistics": "How many deliveries had which outcome, and how long pushes took.",
     "executions": "Execution requests: the messages to the runners.",
+    "dead-letters": "Messages that nobody could deliver.",
     "explain": "Why a push did, or did not, run.",
     "packages": "The code of the commits, for the runners.",
     "webhooks": "Where the providers send their deliveries.",

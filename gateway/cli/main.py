@@ -14,6 +14,7 @@ from gateway.cli import (
     changes,
     connect,
     connections,
+    dead_letters,
     deliveries,
     dry_run,
     executions,
@@ -240,6 +241,7 @@ for commands in (
     logs,
     listen,
     executions,
+    dead_letters,
     provider,
 ):
     app.add_typer(commands.app)

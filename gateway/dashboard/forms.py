@@ -10,7 +10,7 @@ from gateway.intake.body import BodyReader
 
 # The sign-in form is decoded before the token is checked, so anybody can send it: keep it small.
 _SMALL, _MAX_FIELDS = BodyReader(limit=32 * 1024), 10
-_LARGE, _MAX_FIELDS_OF_LARGE = BodyReader(limit=256 * 1024), 400
+_LARGE, _MAX_FIELDS_OF_LARGE = BodyReader(limit=256 * 1024), 500
 
 
 async def read_form(request: Request, *, max_fields: int = _MAX_FIELDS) -> dict[str, str]:

@@ -26,6 +26,7 @@ SECTIONS = (
     ("overview", "Overview", "/"),
     ("deliveries", "Deliveries", "/deliveries"),
     ("executions", "Executions", "/executions"),
+    ("dead-letters", "Dead letters", "/dead-letters"),
     ("connections", "Connections", "/connections"),
     ("sources", "Sources", "/sources"),
     ("identities", "Identities", "/identities"),

@@ -46,7 +46,7 @@ NEXT: Mapping[ExecutionState, tuple[ExecutionState, ...]] = {
     "pending": ("published", "superseded", "undeliverable", "dropped", *_REPORTS),
     "published": ("pending", *_REPORTS, "lost"),
     "superseded": ("pending", "published", *_REPORTS),
-    "undeliverable": ("pending", *_REPORTS),
+    "undeliverable": ("pending", "dropped", *_REPORTS),
     "dropped": ("pending", "published", *_REPORTS),
     "accepted": ("running", *_ENDS, "lost", "pending"),
     "running": (*_ENDS, "lost", "pending"),

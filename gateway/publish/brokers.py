@@ -19,6 +19,7 @@ from aio_pika.exceptions import (
 )
 
 from gateway.errors import BrokerUnavailable, PublishError, SettingError
+from gateway.settings import Settings
 
 T = TypeVar("T")
 
@@ -40,6 +41,11 @@ class Tls:
     ca: Path | None = None
     certificate: Path | None = None
     key: Path | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Tls":
+        """Return the files that the settings name."""
+        return cls(ca=settings.amqp_ca_file, certificate=settings.amqp_cert_file, key=settings.amqp_key_file)
 
     def context(self) -> ssl.SSLContext:
         """Return the context for a connection. Raises `SettingError`."""
@@ -92,6 +98,12 @@ class Brokers:
         """Read the URLs, separated by commas. Raises `SettingError` if one, or a TLS file, cannot be read."""
         self._nodes = [_Broker(node.strip(), tls) for node in urls.split(",")]
         self._within = within
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Brokers | None":
+        """Return the nodes that the settings name; None without a broker. Raises `SettingError`."""
+        url = settings.amqp_url
+        return None if url is None else cls(url.get_secret_value(), Tls.of(settings))
 
     async def open(self, make: Callable[[AbstractConnection], Awaitable[T]]) -> T:
         """Connect to the first node on whose connection `make` succeeds, and return its result.

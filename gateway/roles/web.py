@@ -2,11 +2,13 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.routing import BaseRoute, Route
 
 from gateway.api.auth import AdminToken
 from gateway.api.connections import Connections
+from gateway.api.dead_letters import DeadLetters
 from gateway.api.deliveries import Deliveries
 from gateway.api.dry_run import DryRun
 from gateway.api.executions import Executions
@@ -30,6 +32,7 @@ from gateway.dashboard.app_pages import AppPages
 from gateway.dashboard.components import Components
 from gateway.dashboard.connect_pages import ConnectPages
 from gateway.dashboard.connection_pages import ConnectionPages
+from gateway.dashboard.dead_letter_pages import DeadLetterPages
 from gateway.dashboard.error_pages import ErrorPages
 from gateway.dashboard.identity_pages import IdentityPages
 from gateway.dashboard.list_pages import ListPages
@@ -46,6 +49,7 @@ from gateway.intake.refusal_log import RefusalLog
 from gateway.intake.reruns import Reruns
 from gateway.intake.uptime import Uptime
 from gateway.intake.webhook import WebhookEndpoint
+from gateway.publish.brokers import Brokers
 from gateway.roles.parts import Parts
 
 
@@ -125,6 +129,7 @@ class _Api:
     deliveries: Deliveries
     received: ReceivedRequests
     executions: Executions
+    dead_letters: DeadLetters
     reports: Reports
     valohai: ValohaiNotifications
     files: PackageFiles
@@ -145,6 +150,7 @@ class _Api:
             *self.deliveries.operations(),
             *self.received.operations(),
             *self.executions.operations(),
+            *self.dead_letters.operations(),
             *self.reports.operations(),
             *self.valohai.operations(),
             *self.files.operations(),
@@ -210,6 +216,9 @@ def _build_api(parts: Parts, cache: ConnectionCache, *, is_closing: Callable[[],
         deliveries=Deliveries(database=database, pushes=parts.pushes, executions=executions),
         received=ReceivedRequests(database=database),
         executions=executions,
+        dead_letters=DeadLetters(
+            executions=executions, brokers=partial(Brokers.of, settings), topology=parts.topology
+        ),
         reports=Reports(
             writer=ReportWriter(database, notify=parts.reports.notify),
             signed_tokens=parts.status_urls.signed_tokens,
@@ -281,9 +290,10 @@ def _build_pages(
 
 
 def _more_pages(api: _Api, renderer: Renderer) -> list[PageRoute]:
-    """Return the pages that connect repositories, and change connections and what belongs to them."""
+    """Return the pages of dead letters, of connecting repositories, and of what belongs to connections."""
     connections, identities, registrations = api.connections, api.identities, api.registrations
     return [
+        *DeadLetterPages(dead_letters=api.dead_letters, renderer=renderer).routes(),
         *ConnectPages(
             connections=connections, identities=identities, registrations=registrations, renderer=renderer
         ).routes(),

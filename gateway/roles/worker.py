@@ -27,7 +27,6 @@ from gateway.publish.rabbitmq import RabbitMQ
 from gateway.publish.relay import Relay
 from gateway.publish.reports import Hearing, ReportConsumer
 from gateway.roles.parts import Parts
-from gateway.settings import Settings
 from gateway.store import work_queue
 from gateway.store.claims import RESERVED, Claims
 from gateway.store.database import Database
@@ -160,10 +159,8 @@ def _build_status_sender(parts: Parts, apis: ProviderApis, sign_in: SignIn) -> S
 
 def _of_notifications(parts: Parts, apis: ProviderApis) -> list[Callable[[], Coroutine[Any, Any, None]]]:
     """Return what observes what people want to be told, and what sends it."""
-    settings, count = parts.settings, None
-    if settings.amqp_url is not None:
-        brokers = Brokers(settings.amqp_url.get_secret_value(), _tls(settings))
-        count = partial(count_dead_letters, brokers, parts.topology)
+    settings, brokers = parts.settings, Brokers.of(parts.settings)
+    count = None if brokers is None else partial(count_dead_letters, brokers, parts.topology)
     observer = NotificationObserver(
         database=parts.database,
         count_dead_letters=count,
@@ -298,7 +295,7 @@ def _relays(parts: Parts) -> list[Relay]:
         public_url=settings.base_url,
         topology=parts.topology,
         mode=settings.amqp_content_mode,
-        tls=_tls(settings),
+        tls=Tls.of(settings),
     )
 
     async def complete(stored: StoredRequest) -> StoredRequest:
@@ -324,19 +321,16 @@ def _of_reports(parts: Parts) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         limit=timedelta(hours=hours) if hours else None,
         notify=parts.reports.notify,
     )
-    if settings.amqp_url is None:
+    brokers = Brokers.of(settings)
+    if brokers is None:
         # Web processes take them.
         hearing.begin()
         return [watcher.run]
     consumer = ReportConsumer(
         database=parts.database,
-        brokers=Brokers(settings.amqp_url.get_secret_value(), _tls(settings)),
+        brokers=brokers,
         topology=parts.topology,
         hearing=hearing,
         notify=parts.reports.notify,
     )
     return [watcher.run, consumer.run]
-
-
-def _tls(settings: Settings) -> Tls:
-    return Tls(ca=settings.amqp_ca_file, certificate=settings.amqp_cert_file, key=settings.amqp_key_file)

@@ -247,15 +247,18 @@ def _show(conn: sqlalchemy.Connection, which: ColumnElement[bool]) -> None:
 
 
 def drop(conn: sqlalchemy.Connection, request_id: str) -> StoredRequest:
-    """Withdraw a pending request, so that those behind it are published. Raise `NotFound` or `Invalid`.
+    """Withdraw a pending request, so that those behind it are published, or give up an undeliverable one.
 
-    A request that is being sent at this moment may still be published, and is then recorded as published.
+    Raise `NotFound` or `Invalid`. A request that is being sent at this moment may still be published, and is
+    then recorded as published.
     """
     _show(conn, executions.c.id == request_id)
-    dropped = _still_pending(request_id).values(state="dropped", reason="an operator has dropped it")
+    droppable = executions.c.id == request_id, executions.c.state.in_(("pending", "undeliverable"))
+    outcome = {"state": "dropped", "reason": "an operator has dropped it"}
+    dropped = update(executions).where(*droppable).values(outcome)
     if conn.execute(dropped).rowcount == 0:
         state = get(conn, request_id).state
-        raise Invalid(f"only a pending execution can be dropped, and this one is {state}")
+        raise Invalid(f"only a pending or undeliverable execution can be dropped, and this one is {state}")
     return get(conn, request_id)
 
 

@@ -21,7 +21,7 @@ def test_an_execution_is_dropped_by_a_command_and_comes_back_by_a_replay(
     assert service.api.get("/executions", state="pending")["items"] == []
     again = run_pushgate("drop", execution["id"], service=service)
     assert again.returncode == 1
-    assert "only a pending execution can be dropped, and this one is dropped" in again.stderr
+    assert "only a pending or undeliverable execution can be dropped, and this one is dropped" in again.stderr
 
     service.api.send("POST", f"/deliveries/{answer['delivery']}/replay", {})
     service.settled(answer["delivery"])

@@ -122,7 +122,15 @@ def test_every_link_leads_somewhere_and_no_page_has_a_secret(service: Service, p
             there = {urljoin(url, link) for link in links.found}
             waiting |= {one for one in there if one.startswith(f"{service.url}/")} - seen
     paths = {urlsplit(url).path.split("/")[1] for url in seen}
-    sections = {"connections", "deliveries", "executions", "identities", "notifications", "sources"}
+    sections = {
+        "connections",
+        "dead-letters",
+        "deliveries",
+        "executions",
+        "identities",
+        "notifications",
+        "sources",
+    }
     assert paths == {"", "connect", "static", "docs", "openapi.json"} | sections
     assert any("cursor=" in url for url in seen)
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from gateway.api.schemas import ConnectionChange, NewConnection
-from gateway.dashboard.api_forms import Form, FormField
+from gateway.dashboard.api_forms import Empty, Form, FormField
 from gateway.fetch.urls import is_ssh
 from providers import PROVIDERS
 
@@ -62,7 +62,7 @@ def connect_form(url: str, provider: str, identities: Sequence[str]) -> Form:
             provider_field("choose a provider"),
             FormField(name="project", label="Project", required=True, example="digits", empty="keep"),
             FormField(name="name", label="Name"),
-            _identity(identities, none="none"),
+            identity_field(identities, none="none"),
             *keys,
             FormField(name="yaml_path", label="Path of the manifest"),
             FormField(name="follows", label="Branches that count", kind="lines"),
@@ -112,18 +112,19 @@ def access_form(url: str, identities: Sequence[str]) -> Form:
     keys = (_PRIVATE_KEY, _HOST_KEYS) if is_ssh(url) else (_USER, _PASSWORD)
     return Form(
         model=ConnectionChange,
-        fields=(_identity(identities, none="none", empty="null"), *keys),
+        fields=(identity_field(identities, none="none", empty="null"), *keys),
         places={"credentials": keys[-1].name},
     )
 
 
-def _identity(names: Sequence[str], *, none: str, empty: str = "omit") -> FormField:
+def identity_field(names: Sequence[str], *, none: str, empty: Empty = "omit") -> FormField:
+    """Return the choice of an identity; an `empty` one is left out of the request, or null there."""
     return FormField(
         name="identity",
         label="Identity",
         kind="choice",
         choices={"": none, **{name: name for name in names}},
-        empty="null" if empty == "null" else "omit",
+        empty=empty,
         help="What Pushgate is at the provider: it fetches with it where there are no credentials below,"
         " registers the webhook, and shows verdicts on commits.",
     )

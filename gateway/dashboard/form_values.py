@@ -9,7 +9,7 @@ _COLON = ": "
 
 def listed(text: str) -> list[str]:
     """Return the lines of a field that are not blank, without the white space around them."""
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line.strip() for line in text.split("\n") if line.strip()]
 
 
 def parsed_mapping(text: str) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def parsed_mapping(text: str) -> dict[str, Any]:
     Raises `ValueError` with the number of a line that cannot be read, or whose name was there before.
     """
     found: dict[str, Any] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         name, value = _split(line.strip(), number)

@@ -65,6 +65,8 @@ class Pages:
         api = {operation.path: operation.query for operation in offered if operation.method == "GET"}
         registrations = self.registrations
         table: list[PageRoute] = [
+            # They begin with words such as /sources/new, which are no ids.
+            *self.more,
             ("/", "GET", self.overview.show),
             ("/connections/{id}/register-webhook", "POST", self._action(registrations.register_webhook)),
             ("/connections/{id}/check-webhook", "POST", self._action(registrations.check_webhook)),
@@ -86,11 +88,9 @@ class Pages:
             ("/sources/{id}/redeliver", "POST", self._action(registrations.redeliver_to_source)),
             ("/identities", "GET", self.lists.filtered(self.list_identities, api["/identities"])),
             ("/notifications", "GET", self.lists.filtered(self.list_channels, api["/notification-channels"])),
-            ("/notifications/{id}/test", "POST", self.test_channel),
             *self.lists.table(),
             *self.records.table(),
             *self.apis.table(),
-            *self.more,
         ]
         return [
             *(Route(path, self._signed_in(page), methods=[method]) for path, method, page in table),
@@ -115,11 +115,6 @@ class Pages:
         """`GET /notifications`: list notification channels, without their secrets."""
         page = await self.channels.list_channels(request)
         return self.renderer.page("notifications.html", page=page, query=dict(request.query_params))
-
-    async def test_channel(self, request: Request) -> Response:
-        """`POST /notifications/{id}/test`: send a test message, and show whether it was sent."""
-        await self.channels.test_channel(request)
-        return self.renderer.redirect("/notifications")
 
     async def list_sources(self, request: Request) -> Response:
         """`GET /sources`: list sources."""

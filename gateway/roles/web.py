@@ -29,6 +29,7 @@ from gateway.api.valohai import ValohaiNotifications, ValohaiUrls
 from gateway.api.webhook_secrets import WebhookSecrets
 from gateway.dashboard.api_pages import ApiPages
 from gateway.dashboard.app_pages import AppPages
+from gateway.dashboard.channel_pages import ChannelPages
 from gateway.dashboard.components import Components
 from gateway.dashboard.connect_pages import ConnectPages
 from gateway.dashboard.connection_pages import ConnectionPages
@@ -42,6 +43,7 @@ from gateway.dashboard.record_pages import RecordPages
 from gateway.dashboard.rendering import Renderer
 from gateway.dashboard.routes import PageRoute
 from gateway.dashboard.sessions import Sessions
+from gateway.dashboard.source_pages import SourcePages, of_rule
 from gateway.dashboard.trigger_pages import TriggerPages, of_connection
 from gateway.intake.connection_cache import ConnectionCache
 from gateway.intake.group_commit import DeliveryWriter
@@ -308,4 +310,11 @@ def _more_pages(api: _Api, renderer: Renderer) -> list[PageRoute]:
             base="/connections/{id}", find=of_connection(connections, api.dry_run), renderer=renderer
         ).routes(),
         *IdentityPages(identities=identities, renderer=renderer).routes(),
+        *ChannelPages(channels=api.channels, renderer=renderer).routes(),
+        *SourcePages(
+            sources=api.sources, identities=identities, secrets=api.secrets, renderer=renderer
+        ).routes(),
+        *TriggerPages(
+            base="/sources/{id}/rules/{number}", find=of_rule(api.sources), renderer=renderer
+        ).routes(),
     ]

@@ -68,7 +68,10 @@ def fill(service: Service, project: Project) -> None:
         {
             "provider": "github",
             "url": f"https://github.com/{LONG}",
-            "rules": [{"match": [LONG]}],
+            "rules": [
+                {"match": [LONG], "triggers": [{"name": LONG, "branches": [LONG], "run": {"step": LONG}}]},
+                {"match": ["!*"]},
+            ],
             "name": f"source-{LONG}",
         },
     )

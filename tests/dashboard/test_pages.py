@@ -376,7 +376,7 @@ def test_a_notification_channel_is_tested_from_its_page(service: Service) -> Non
 
     def row() -> str | None:
         _, text, _ = got(f"{service.url}/notifications", signed_in(service))
-        found = " ".join(text.partition('<td data-label="Name">ops</td>')[2].partition("</tr>")[0].split())
+        found = " ".join(text.partition(">ops</a></td>")[2].partition("</tr>")[0].split())
         return found if "cannot reach 127.0.0.1" in found else None
 
     assert '<span class="state failing">failing</span>' in wait_for(row, "the page shows the problem")

@@ -7,15 +7,18 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import typer
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from gateway.cli.main import app
+from gateway.errors import PushgateError
 from testing.git_host import GitHost
 from testing.provider_apis.fake import FakeRepository, serving
 from testing.provider_apis.github import FakeGitHub
@@ -30,6 +33,32 @@ GITHUB_PAGE = "https://github.com/acme/digits"
 GITHUB_URL = f"{GITHUB_PAGE}.git"
 ELLIPSES = frozenset(["...", "…"])
 """For options that the page has shown before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """How a command has ended; `output` has both streams, and the error if there was one."""
+
+    status: int
+    output: str
+
+
+@cache
+def command_tree() -> Any:
+    """Return all commands: to make them takes as long as most of them run."""
+    return typer.main.get_command(app)
+
+
+def run(arguments: list[str], given: str | None, variables: dict[str, str]) -> Ran:
+    """Run `pushgate` in this process."""
+    with CliRunner().isolation(input=given, env=variables) as (_, _, output):
+        try:
+            command_tree().main(args=arguments, prog_name="pushgate")
+        except SystemExit as ended:
+            return Ran(int(ended.code or 0), output.getvalue().decode())
+        except PushgateError as error:
+            return Ran(1, f"{output.getvalue().decode()}{error}")
+    raise AssertionError("a command ends with SystemExit")
 
 
 @dataclass
@@ -93,15 +122,15 @@ class World:
                 if one["name"] != "acme-bot":
                     api.send("DELETE", f"{path}/{one['id']}")
 
-    def run(self, command: Documented) -> Result:
+    def run(self, command: Documented) -> "Ran":
         """Run a command of `pushgate` in this process, with real names in place of the placeholders."""
         reads = command.source is not None or command.words[0] == "login"
         given = self._content("stdin", command.words) if reads else None
         if command.words[:2] == ("source", "add"):
             self._forget_sources()
-        done = CliRunner().invoke(app, self._arguments(command.words), input=given, env=self.variables())
+        done = run(self._arguments(command.words), given, self.variables())
         if "| jq .message > request.json" in command.text:
-            request = json.dumps(json.loads(done.stdout)["message"])
+            request = json.dumps(json.loads(done.output)["message"])
             (self.folder / "request.json").write_text(request, encoding="utf-8")
         return done
 

@@ -34,3 +34,20 @@ def test_each_quotation_is_a_text_of_the_code() -> None:
     quoted = re.findall(r"“([^”]+)”", " ".join(PAGE.read_text(encoding="utf-8").split()))
     assert len(quoted) > 40
     assert [one for one in quoted if one.strip(f" {VARIES}") not in texts()] == []
+
+
+def test_what_the_pages_name_in_the_dashboard_is_there() -> None:
+    """Buttons and entries of its menu, in bold and, for a way to a page, behind an arrow."""
+    templates = (ROOT / "gateway" / "dashboard" / "templates").glob("*.html")
+    shown = "\n".join(path.read_text(encoding="utf-8") for path in templates)
+    named = [
+        part
+        for page in ("quickstart", "connect")
+        for bold in re.findall(
+            r"\*\*(Connections → [^*]+|Try on past pushes|Replay)\*\*",
+            (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8"),
+        )
+        for part in bold.split(" → ")
+    ]
+    assert len(named) > 5
+    assert [one for one in named if one not in shown] == []

@@ -128,6 +128,8 @@ class World:
         given = self._content("stdin", command.words) if reads else None
         if command.words[:2] == ("source", "add"):
             self._forget_sources()
+        if command.words[:2] == ("source", "decide"):
+            self.service.api.send("POST", f"/sources/{command.words[2]}/list", wait=15)
         done = run(self._arguments(command.words), given, self.variables())
         if "| jq .message > request.json" in command.text:
             request = json.dumps(json.loads(done.output)["message"])

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from gateway.api.conditions import tag_of
 from gateway.dashboard.form_values import listed, mapping_lines, parsed_mapping
 from gateway.errors import Changed, Fault, Invalid
+from gateway.text.sentences import begin_sentence
 from gateway.text.validation import faults, model_in
 
 Answer = TypeVar("Answer")
@@ -341,4 +342,4 @@ def _without(fault: Fault, path: str) -> str:
 
 def _sentence(text: str) -> str:
     text = text.strip()
-    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '…', '!', '?')) else '.'}"
+    return f"{begin_sentence(text)}{'' if text.endswith(('.', '…', '!', '?')) else '.'}"

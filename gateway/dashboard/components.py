@@ -17,6 +17,7 @@ from gateway.store.database import Database
 from gateway.store.outages import Outage
 from gateway.store.reconciliations import Progress
 from gateway.store.work_queue import Backlog
+from gateway.text.sentences import begin_sentence
 
 State = Literal["ok", "warning", "failing", "off", "unknown"]
 
@@ -172,4 +173,4 @@ def _reconciliation(progress: Progress, *, now: datetime) -> Component:
 
 
 def _sentence(reason: str) -> str:
-    return f"{reason[:1].upper()}{reason[1:]}."
+    return f"{begin_sentence(reason)}."

@@ -5,17 +5,11 @@ from collections.abc import Mapping, Sequence
 from gateway.api.schemas import ConnectionChange, NewConnection
 from gateway.dashboard.api_forms import Empty, Form, FormField
 from gateway.fetch.urls import is_ssh
+from gateway.text.sentences import PROVIDER_NAMES
 from providers import PROVIDERS
 
-PROVIDER_LABELS: Mapping[str, str] = {
-    "github": "GitHub",
-    "gitlab": "GitLab",
-    "bitbucket": "Bitbucket Cloud",
-    "bitbucket-server": "Bitbucket Data Center",
-    "azure-devops": "Azure DevOps",
-    "gitea": "Gitea",
-    "forgejo": "Forgejo",
-    "gogs": "Gogs",
+_PROVIDER_LABELS: Mapping[str, str] = {
+    **PROVIDER_NAMES,
     "generic": "Another git server, by a post-receive hook",
 }
 _FORMATS = {"tar.gz": "tar.gz", "tar.zst": "tar.zst"}
@@ -41,7 +35,7 @@ def provider_field(first: str) -> FormField:
         name="provider",
         label="Provider",
         kind="choice",
-        choices={"": first, **PROVIDER_LABELS},
+        choices={"": first, **_PROVIDER_LABELS},
         help="The kind of git server that sends the webhooks.",
         required=True,
     )

@@ -17,6 +17,7 @@ from gateway.api.views import (
 )
 from gateway.dashboard.contents import Explanation
 from gateway.store import past_updates
+from gateway.text.sentences import begin_sentence, provider_name
 from gateway.worker.plan_inputs import unpack
 from providers.pages import commit_page, comparison_page, ref_page, repository_page
 
@@ -171,7 +172,7 @@ def _received(delivery: ExplainedView) -> Stage:
         return Stage(at=delivery.received_at, title="Refused", detail=delivery.reason or "", tone="bad")
     if delivery.source == "reconciliation":
         return Stage(at=delivery.received_at, title="Found by reconciliation", tone="good")
-    detail = f"{delivery.event} from {delivery.provider}"
+    detail = f"{delivery.event} from {provider_name(delivery.provider)}"
     return Stage(at=delivery.received_at, title="Received and verified", detail=detail, tone="good")
 
 
@@ -226,9 +227,9 @@ def of_status(status: StatusView, *, provider: str | None) -> Iterator[Stage]:
         title = f"Verdict {status.context} not sent"
         yield Stage(at=status.tried_at, title=title, detail=status.problem, tone="bad")
     else:
-        detail = f"{provider} shows {status.shown}"
+        detail = f"{provider_name(provider)} shows {status.shown}"
         yield Stage(at=status.tried_at, title=f"Verdict {status.context} sent", detail=detail, tone="good")
 
 
 def _titled(name: str, title: str) -> str:
-    return f"{name}: {title}" if name else f"{title[:1].upper()}{title[1:]}"
+    return f"{name}: {title}" if name else begin_sentence(title)

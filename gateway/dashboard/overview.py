@@ -95,6 +95,7 @@ class Overview:
         return self.renderer.page(
             "overview.html",
             has_store=True,
+            has_connections=facts.progress.connections > 0,
             components=await self.components.described(facts, now=now),
             problems=[
                 *map(_of_connection, failing.items),

@@ -18,7 +18,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from gateway.dashboard.flashes import Flash, Flashes, Kind
 from gateway.text.relative import relative
-from gateway.text.sentences import WAITS
+from gateway.text.sentences import WAITS, begin_sentence, provider_name
 
 STATIC = Path(__file__).with_name("static")
 
@@ -66,6 +66,8 @@ class Renderer:
         self._templates.filters["json"] = partial(json.dumps, indent=2, ensure_ascii=False)
         self._templates.filters["relative"] = relative
         self._templates.filters["exact"] = _exact
+        self._templates.filters["sentence"] = begin_sentence
+        self._templates.filters["provider"] = provider_name
         self._templates.globals |= {
             "href": self._href,
             "asset": _asset,

@@ -41,7 +41,7 @@ def test_a_push_is_seen_as_it_comes(browser: Browser, service: Service, project:
         expect(page).to_have_url(f"{service.url}/deliveries/{answer['delivery']}")
         way = page.get_by_role("article")
         for expected in (
-            "from github: push",
+            "from GitHub: push",
             "with the secret created",
             "1 execution request",
             "trigger train@main: branch main matches",

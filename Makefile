@@ -27,7 +27,7 @@ check: $(VENV)/.dev ## ruff, mypy strict, import directions: half a minute
 
 # Three tests at a time, even on two cores, because a test mostly waits: for git, for a broker, for a delay.
 # Each of the three has a PostgreSQL and a RabbitMQ of its own. PYTEST="-n 0 -s" runs one at a time, with output.
-test: $(VENV)/.dev ## run every test; installs RabbitMQ, PostgreSQL and Chromium from Debian where they are missing
+test: $(VENV)/.dev ## run every test; installs RabbitMQ, PostgreSQL, Chromium and other programs from Debian
 	@tests/require-programs
 	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(PYTEST)
 

@@ -188,10 +188,16 @@ def decide(
     """
     client = client_of()
     path = f"/sources/{part(name)}/repositories"
-    ids = [one["id"] for one in client.items(path) if one["full_name"].lower() == repository.lower()]
+    names = {repository, repository.lower()}
+    ids = [one["id"] for one in client.items(path) if names & {one["id"], one["full_name"].lower()}]
+    if not ids:
+        raise ApiError(
+            f"the source {name} has no repository {repository}: `pushgate source repositories {name}` shows"
+            f" those that it has; `pushgate source list-now {name}` looks for new ones"
+        )
     if len(ids) > 1:
         raise ApiError(f"several repositories have been {repository}: give the id instead ({', '.join(ids)})")
-    decided = client.send("POST", f"{path}/{part(ids[0] if ids else repository)}/decide")
+    decided = client.send("POST", f"{path}/{part(ids[0])}/decide")
     if as_json:
         print_json(decided)
     else:

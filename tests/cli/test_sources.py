@@ -68,6 +68,8 @@ def test_a_source_by_commands(web: Service, tmp_path: Path) -> None:
     assert run(web, "source", "decide", "acme", "Acme/Digits").startswith(
         "The rules decide about acme/digits"
     )
+    unknown = run(web, "source", "decide", "acme", "acme/unknown", status=1)
+    assert "the source acme has no repository acme/unknown" in unknown
     assert "acme has no identity" in run(web, "source", "list-now", "acme", status=1)
 
     file = tmp_path / "rules.yaml"

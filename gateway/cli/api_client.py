@@ -93,8 +93,11 @@ _opener = build_opener(NoRedirects(), ProxyHandler({}))
 class Client:
     """A client of one gateway."""
 
-    def __init__(self, url: str, token: str, *, origin: str | None = None) -> None:
-        """Take the base URL of the gateway, such as http://127.0.0.1:8080, and what has chosen it."""
+    def __init__(
+        self, url: str, token: str, *, origin: str | None = None, token_origin: str | None = None
+    ) -> None:
+        """Take the base URL of the gateway, such as http://127.0.0.1:8080, and what has chosen both."""
+        self._token_from = f" of {token_origin}" if token_origin is not None else ""
         self._from = f" (from {origin})" if origin is not None else ""
         if not url.startswith(("http://", "https://")):
             raise ApiError(
@@ -115,6 +118,11 @@ class Client:
     def url(self) -> str:
         """The base URL of the gateway."""
         return self._url
+
+    @property
+    def named(self) -> str:
+        """The URL of the gateway, with what has chosen it."""
+        return f"{self._url}{self._from}"
 
     def raw(self, path: str) -> bytes:
         """Return the body of the answer to a GET."""
@@ -187,7 +195,7 @@ class Client:
             except Unreachable as error:
                 waiting.wait(error)
             else:
-                waiting.wait(Unreachable(f"the gateway at {self._url}{self._from} ended the stream"))
+                waiting.wait(Unreachable(f"the gateway at {self.named} ended the stream."))
 
     def _request(self, method: str, path: str, body: bytes | None = None) -> Any:
         with self._open(method, path, body, _REQUEST_TIMEOUT) as answer:
@@ -195,7 +203,7 @@ class Client:
         try:
             return json.loads(text) if text else None
         except ValueError:
-            raise ApiError(f"the server at {self._url}{self._from} is not a gateway: check its URL") from None
+            raise self._not_a_gateway() from None
 
     @contextmanager
     def _open(
@@ -208,17 +216,13 @@ class Client:
             answer = _opener.open(request, timeout=timeout)
         except HTTPError as error:
             with error:
-                sentence = _problem(_json(error.read())) or f"the gateway answered {error.code}"
-            # A 502 to 504 comes from a proxy, or from a gateway whose database is unavailable.
-            kind = Unreachable if error.code in _AWAY else ApiError
-            kind = Missing if error.code == HTTPStatus.NOT_FOUND else kind
-            raise kind(sentence, f"{self._url}{self._from}") from error
+                raise self._refusal(error.code, error.read()) from error
         except BROKEN_OFF as error:
             raise self._broken_off(error) from error
         except ValueError:
             # Without its cause, which may contain the token.
             raise ApiError(
-                f"cannot send a request to {self._url}{self._from}: the URL or the admin token contains"
+                f"cannot send a request to {self.named}: the URL or the admin token contains"
                 " characters that HTTP does not allow"
             ) from None
         with answer:
@@ -227,11 +231,31 @@ class Client:
             except BROKEN_OFF as error:
                 raise self._broken_off(error) from error
 
+    def _refusal(self, status: int, body: bytes) -> ApiError:
+        """Return the error of an answer: the gateway's own sentence, or that of another server."""
+        sentence = _problem(_object(body) or {})
+        # A 502 to 504 comes from a proxy, or from a gateway whose database is unavailable.
+        if status in _AWAY:
+            return Unreachable(sentence or f"the gateway answered {status}", self.named)
+        if sentence is None:
+            return self._not_a_gateway(status)
+        if status == HTTPStatus.UNAUTHORIZED:
+            sentence = (
+                f"the gateway does not accept the admin token{self._token_from}: sign in with `pushgate login"
+                " URL`, or set PUSHGATE_ADMIN_TOKEN to the output of `pushgate keys token` on its machine"
+            )
+        kind = Missing if status == HTTPStatus.NOT_FOUND else ApiError
+        return kind(sentence, self.named)
+
+    def _not_a_gateway(self, status: int | None = None) -> ApiError:
+        answered = f", it answered {status}" if status is not None else ""
+        return ApiError(f"the server at {self.named} is not a gateway{answered}: check its URL")
+
     def _broken_off(self, error: Exception) -> "Unreachable":
         advice = "Is `pushgate serve` running?"
         if isinstance(getattr(error, "reason", error), ssl.SSLCertVerificationError):
             advice = "If its certificate comes from your own authority, set SSL_CERT_FILE."
-        return Unreachable(f"cannot reach the gateway at {self._url}{self._from}: {reason(error)}. {advice}")
+        return Unreachable(f"cannot reach the gateway at {self.named}: {reason(error)}. {advice}")
 
 
 def _query(query: Mapping[str, str | int | None]) -> str:
@@ -246,7 +270,9 @@ def _problem(answer: Mapping[str, Any]) -> str | None:
 
 
 def part(identifier: str) -> str:
-    """Return an id as a part of a path."""
+    """Return an id as a part of a path. Raises `Missing` for text that would be another path."""
+    if "/" in identifier or identifier in {"", ".", ".."}:
+        raise Missing(f"nothing has the id {identifier!r}: give the id as the lists show it")
     return quote(identifier, safe="", errors="replace")
 
 
@@ -272,8 +298,14 @@ def post_webhook(url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int
 
 def _json(text: bytes) -> Mapping[str, Any]:
     """Return the JSON object of an answer; text that is not a JSON object becomes the detail of an error."""
+    answer = _object(text)
+    return answer if answer is not None else {"detail": text.decode("utf-8", "replace")[:200]}
+
+
+def _object(text: bytes) -> Mapping[str, Any] | None:
+    """Return the JSON object of an answer; None if it is not one."""
     try:
         answer = json.loads(text)
     except ValueError:
-        answer = None
-    return answer if isinstance(answer, dict) else {"detail": text.decode("utf-8", "replace")[:200]}
+        return None
+    return answer if isinstance(answer, dict) else None

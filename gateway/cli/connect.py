@@ -163,9 +163,10 @@ def _remote_result(client: Client, shown: Any) -> str:
     remote = shown["remote"]
     if remote["readable"]:
         refs = client.get(f"/connections/{shown['id']}/refs")["items"]
+        count = "1 branch or tag" if len(refs) == 1 else f"{len(refs)} branches and tags"
         branch = remote["default_branch"]
         default = f" Its default branch is {escape(branch)}." if branch else ""
-        return f"[green]✓[/green] The repository can be read: it has {len(refs)} branches and tags.{default}"
+        return f"[green]✓[/green] The repository can be read: it has {count}.{default}"
     result = "The repository has not been read yet"
     if remote["readable"] is False:
         result = "[yellow]Warning:[/yellow] the repository cannot be read"

@@ -18,7 +18,7 @@ def delivery_tree(delivery: Mapping[str, Any]) -> Tree:
     is_found = delivery["source"] == "reconciliation"
     source = "by reconciliation" if is_found else f"from {delivery['provider']}"
     kind = "source" if delivery["is_of_source"] else "connection"
-    event = f"{source}: {delivery['event']}, for {kind} {delivery['connection']}"
+    event = f"{source}: {delivery['event']}, for {kind} {delivery['name']}"
     tree.add(f"received {when(delivery['received_at'])} {escape(event)}")
     if delivery["secret_made_at"] is not None:
         tree.add(f"verified with the secret created {when(delivery['secret_made_at'])}")

@@ -5,10 +5,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gateway.cli.api_client import Client, Missing
-from gateway.cli.output import names_of, out, print_facts, times, when
+from gateway.cli.output import names_of, out, print_facts, times, trigger_line, value_text, when
 from gateway.cli.source_app import app_line
 
-_SHOWN_OF_TRIGGERS = ("name", "run", "on")
 _OF_RUN = ("runner", "summary", "url", "log_url", "metrics", "outputs")
 
 
@@ -24,7 +23,7 @@ def connection_facts(shown: Any) -> dict[str, str]:
         "project": shown["project"],
         "webhook URL": shown["hook_url"],
         "source": f"{source['name']} ({source['id']})" if source else "",
-        "triggers": "\n".join(map(_trigger, shown["triggers"])) or "none: pushes are fetched only",
+        "triggers": "\n".join(map(trigger_line, shown["triggers"])) or "none: pushes are fetched only",
         "valohai.yaml": shown["yaml_path"],
         "branches": ", ".join(shown["follows"]) or "all",
         "networks": ", ".join(shown["networks"]) or "all",
@@ -129,7 +128,7 @@ def execution_facts(execution: Any) -> dict[str, str]:
         "author": commit["author"],
         "page": commit["url"] or "",
         **{
-            name.replace("_", " "): _value(value)
+            name.replace("_", " "): value_text(value)
             for name, value in message["execution"].items()
             if name != "definition"
         },
@@ -140,7 +139,7 @@ def execution_facts(execution: Any) -> dict[str, str]:
         "superseded by": execution["superseded_by"] or "",
         **_instants(execution, ("planned_at", "published_at", "republished_at", "cancel_requested_at")),
         **_instants(run, ("accepted_at", "started_at", "ended_at", "lost_at")),
-        **{name.replace("_", " "): _value(run.get(name)) for name in _OF_RUN},
+        **{name.replace("_", " "): value_text(run.get(name)) for name in _OF_RUN},
     }
     return _known(facts)
 
@@ -165,9 +164,9 @@ def _delivery_facts(delivery: Any) -> dict[str, str]:
         "event": delivery["event"],
         "id at the provider": delivery["provider_delivery_id"] or "",
         "pushed by": delivery["pusher"] or "",
-        **{f"repository {name}": _value(value) for name, value in repository.items()},
+        **{f"repository {name}": value_text(value) for name, value in repository.items()},
         "refused": _refused(delivery["refusal"]) if delivery["refusal"] else "",
-        "detail": _value(delivery["detail"]),
+        "detail": value_text(delivery["detail"]),
     }
     for update in delivery["updates"]:
         commits = f", {len(update['commits'])} commits listed" if update["commits"] else ""
@@ -225,33 +224,9 @@ def _times(record: Any) -> dict[str, str]:
     return {"created": when(record["created_at"]), "changed": when(record["updated_at"])}
 
 
-def _value(value: Any) -> str:
-    """Return a value for people; nothing for one that is empty."""
-    match value:
-        case None | [] | {} | "":
-            return ""
-        case str():
-            return value
-        case list() if all(isinstance(one, str) for one in value):
-            return "\n".join(value)
-        case _:
-            return json.dumps(value, ensure_ascii=False)
-
-
 def _health(health: Any) -> str:
     lines = (f"{one['reason']} {one['repair']}" for one in health["findings"])
     return "\n".join([health["state"], *lines])
-
-
-def _trigger(trigger: Any) -> str:
-    """Return a trigger with the options that it sets."""
-    run = " ".join(f"{name} {value}" for name, value in trigger["run"].items() if value)
-    options = [
-        f"{name.replace('_', ' ')} {_value(value).replace(chr(10), ', ')}"
-        for name, value in trigger.items()
-        if value and name not in _SHOWN_OF_TRIGGERS
-    ]
-    return "; ".join([f"{trigger['name']}: {run} on {', '.join(trigger['on'])}", *options])
 
 
 def _remote(remote: Any) -> str:

@@ -14,8 +14,8 @@ from typer.models import OptionInfo
 
 from gateway.cli import output
 from gateway.cli.api_client import ApiError, Client
-from gateway.cli.contexts import stored_contexts
-from gateway.cli.options import Data, derived_token
+from gateway.cli.contexts import Contexts, stored_contexts
+from gateway.cli.options import Data, data_folder, derived_token
 from gateway.errors import Invalid
 
 LOCAL_URL = "http://127.0.0.1:8080"
@@ -117,14 +117,31 @@ def client_of() -> Client:
         name = contexts.current
     if name is not None:
         context = contexts.get(name)
-        return Client(context.url, context.token, origin=f"the context {name}")
+        origin = f"the context {name}"
+        return Client(context.url, context.token, origin=origin, token_origin=origin)
     url, origin = _address(given)
-    token = os.environ.get("PUSHGATE_ADMIN_TOKEN") or contexts.token_for(url)
     try:
-        return Client(url, token or derived_token(given.data), origin=origin)
+        token, token_origin = _token(given, url, contexts)
+        return Client(url, token, origin=origin, token_origin=token_origin)
     except ApiError as error:
         error.gateway = f"{url} (from {origin})"
         raise
+
+
+def _token(given: Given, url: str, contexts: Contexts) -> tuple[str, str]:
+    """Return the admin token for an address, and what has named it. Raises `ApiError`."""
+    if token := os.environ.get("PUSHGATE_ADMIN_TOKEN"):
+        return token, "PUSHGATE_ADMIN_TOKEN"
+    if token := contexts.token_for(url):
+        return token, "the context with this URL"
+    folder = data_folder(given.data)
+    try:
+        return derived_token(folder), f"the data folder {folder}"
+    except OSError:
+        raise ApiError(
+            "no admin token: sign in with `pushgate login URL`, set PUSHGATE_ADMIN_TOKEN, or give the"
+            f" gateway's data folder with --data; {folder} contains no key"
+        ) from None
 
 
 def _is_in_environment() -> bool:

@@ -167,7 +167,7 @@ def lines(delivery: Mapping[str, Any]) -> list[Line]:
     """Return what is known of the way of a delivery, in the order of time."""
     found = [*_arrival(delivery)]
     for update in delivery["updates"]:
-        found += _update(update)
+        found += _update(update, delivery["received_at"])
     for execution in delivery["executions"]:
         found += _execution(execution)
     for status in delivery["statuses"]:
@@ -194,7 +194,7 @@ def _arrival(delivery: Mapping[str, Any]) -> Iterator[Line]:
         yield Line(at, delivery["verdict"], delivery["reason"] or "")
 
 
-def _update(update: Mapping[str, Any]) -> Iterator[Line]:
+def _update(update: Mapping[str, Any], received_at: str) -> Iterator[Line]:
     move = f"{update['name']} {short(update['before'])} → {short(update['after'])}"
     for attempt in update["attempts"]:
         if attempt["settled_at"] is not None:
@@ -204,6 +204,9 @@ def _update(update: Mapping[str, Any]) -> Iterator[Line]:
         yield Line(update["fetched_at"], "fetched", move)
     if update["settled_at"] is not None:
         yield from _settled(update, move)
+    elif update["state"] != "pending":
+        # A duplicate: decided when it was received.
+        yield Line(received_at, update["state"], f"{move}: {update['reason']}")
     elif update["reason"] is not None:
         yield Line(None, "waiting", f"{move}: {update['reason']}")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from gateway.cli import (
     changes,
@@ -34,12 +35,30 @@ from gateway.cli import (
 )
 from gateway.cli.api_client import ApiError
 from gateway.cli.gateways import InContext, Url, Utc, take_options
-from gateway.cli.options import AsJson, Data, derived_token, path_in
+from gateway.cli.options import AsJson, Data, data_folder, derived_token, path_in
 from gateway.cli.output import err, escape, out, print_json
 from gateway.errors import Invalid, PushgateError, SettingError
 
 if TYPE_CHECKING:
+    from typer._click.core import Context
+    from typer._click.formatting import HelpFormatter
+
     from gateway.settings import Settings
+
+# Longer than any first sentence of a help text.
+_MAX_SENTENCE = 1000
+
+
+class Commands(TyperGroup):
+    """A command with commands of its own: its help has the whole first sentence of each of theirs."""
+
+    def format_commands(self, ctx: "Context", formatter: "HelpFormatter") -> None:
+        """Write the list of commands; the base class cuts sentences that do not fit on one line."""
+        names = self.list_commands(ctx)
+        rows = [(name, self.commands[name].get_short_help_str(_MAX_SENTENCE)) for name in names]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
 
 app = typer.Typer(
     help="Pushgate: verified webhooks in, execution requests out.",
@@ -47,6 +66,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    cls=Commands,
 )
 keys = typer.Typer(help="Manage the secret key that encrypts all stored secrets.", no_args_is_help=True)
 
@@ -223,7 +243,14 @@ def token_command(data: Data = None) -> None:
 
     Example: pushgate keys token --data .pushgate
     """
-    sys.stdout.write(f"{derived_token(data)}\n")
+    folder = data_folder(data)
+    try:
+        token = derived_token(folder)
+    except OSError as error:
+        raise PushgateError(
+            f"the key of the gateway cannot be read: {error}. Give its data folder with --data"
+        ) from error
+    sys.stdout.write(f"{token}\n")
 
 
 for commands in (
@@ -245,13 +272,13 @@ for commands in (
     provider,
 ):
     app.add_typer(commands.app)
-app.add_typer(provider.trigger, name="trigger")
-app.add_typer(identities.app, name="identity")
-app.add_typer(sources.app, name="source")
-app.add_typer(notifications.app, name="notify")
-app.add_typer(login.context, name="context")
-app.add_typer(registrations.app, name="webhook")
-app.add_typer(keys, name="keys")
+app.add_typer(provider.trigger, name="trigger", cls=Commands)
+app.add_typer(identities.app, name="identity", cls=Commands)
+app.add_typer(sources.app, name="source", cls=Commands)
+app.add_typer(notifications.app, name="notify", cls=Commands)
+app.add_typer(login.context, name="context", cls=Commands)
+app.add_typer(registrations.app, name="webhook", cls=Commands)
+app.add_typer(keys, name="keys", cls=Commands)
 
 
 def main() -> None:

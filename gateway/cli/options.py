@@ -85,19 +85,18 @@ def read_secret(path: Path | None, noun: str, option: str, *, has_lines: bool = 
     return secret
 
 
-def derived_token(data: Path | None) -> str:
-    """Return the admin token that is derived from the key in the data folder. Raises `ApiError`."""
-    from gateway.crypto.keyring import Keyring, read_key  # noqa: PLC0415 - the same
+def data_folder(data: Path | None) -> Path:
+    """Return the data folder: that of the option, of the environment, or the default."""
     from gateway.settings import data_home  # noqa: PLC0415 - commands with a token start without it
 
-    folder = data or path_in("PUSHGATE_DATA_DIR") or data_home()
-    try:
-        return Keyring(read_key(folder / "secret.key")).admin_token()
-    except OSError:
-        raise ApiError(
-            "no admin token: sign in with `pushgate login URL`, set PUSHGATE_ADMIN_TOKEN, or give the"
-            f" gateway's data folder with --data; {folder} contains no key"
-        ) from None
+    return data or path_in("PUSHGATE_DATA_DIR") or data_home()
+
+
+def derived_token(folder: Path) -> str:
+    """Return the admin token that is derived from the key in the data folder. Raises `OSError`."""
+    from gateway.crypto.keyring import Keyring, read_key  # noqa: PLC0415 - the same
+
+    return Keyring(read_key(folder / "secret.key")).admin_token()
 
 
 def path_in(variable: str) -> Path | None:

@@ -30,6 +30,7 @@ _TERMINAL_CONTROL = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069
 # Of the first line of a summary, in a list.
 _MAX_SUMMARY = 200
 
+_SHOWN_OF_TRIGGERS = ("name", "run", "on")
 DELIVERY_COLUMNS = ["id", "received", "event", "outcome", "result"]
 REFUSAL_COLUMNS = ["id", "last received", "connection", "from", "event", "result"]
 _CHANGES = {
@@ -115,9 +116,40 @@ def coloured_change(change: str, name: str) -> str:
 
 
 def field_line(field: str, values: Mapping[str, Any], *, indent: int) -> str:
-    """Return the old and the new value of a field on one line."""
-    old, new = (json.dumps(values[side], ensure_ascii=False) for side in ("from", "to"))
-    return f"{' ' * indent}{escape(field)}: [red]{escape(old)}[/red] → [green]{escape(new)}[/green]"
+    """Return the old and the new value of a field on one line; of triggers, a line for each that differs."""
+    start = f"{' ' * indent}{escape(field)}:"
+    if field == "triggers":
+        old, new = (values[side] or [] for side in ("from", "to"))
+        differing = [f"[red]- {escape(trigger_line(one))}[/red]" for one in old if one not in new]
+        differing += [f"[green]+ {escape(trigger_line(one))}[/green]" for one in new if one not in old]
+        between = f"\n{' ' * indent}  "
+        return start + between + between.join(differing or ["in another order"])
+    before, after = (json.dumps(values[side], ensure_ascii=False) for side in ("from", "to"))
+    return f"{start} [red]{escape(before)}[/red] → [green]{escape(after)}[/green]"
+
+
+def trigger_line(trigger: Any) -> str:
+    """Return a trigger with the options that it sets."""
+    run = " ".join(f"{name} {value}" for name, value in trigger["run"].items() if value)
+    options = [
+        f"{name.replace('_', ' ')} {value_text(value).replace(chr(10), ', ')}"
+        for name, value in trigger.items()
+        if value and name not in _SHOWN_OF_TRIGGERS
+    ]
+    return "; ".join([f"{trigger['name']}: {run} on {', '.join(trigger['on'])}", *options])
+
+
+def value_text(value: Any) -> str:
+    """Return a value for people; nothing for one that is empty."""
+    match value:
+        case None | [] | {} | "":
+            return ""
+        case str():
+            return value
+        case list() if all(isinstance(one, str) for one in value):
+            return "\n".join(value)
+        case _:
+            return json.dumps(value, ensure_ascii=False)
 
 
 def delivery_row(delivery: Any) -> list[str]:

@@ -65,7 +65,7 @@ def show(
     if kind is not None and kind not in _PATHS:
         raise Invalid(f"--kind {kind}: choose {', '.join(_PATHS)}")
     client = client_of()
-    kind, shown = _only(what, [*_found(client, what, kind)])
+    kind, shown = _only(client, what, [*_found(client, what, kind)])
     if as_json:
         print_json({"kind": kind, kind: shown})
     elif kind == "delivery":
@@ -90,12 +90,13 @@ def _found(client: Client, what: str, kind: str | None) -> Iterator[tuple[str, A
             continue
 
 
-def _only(what: str, found: list[tuple[str, Any]]) -> tuple[str, Any]:
+def _only(client: Client, what: str, found: list[tuple[str, Any]]) -> tuple[str, Any]:
     """Return the one that was found. Raises `ApiError`."""
     if not found:
         raise ApiError(
             f"nothing has the name or the id {what}; of a commit or a URL, `pushgate explain` shows the"
-            " deliveries"
+            " deliveries",
+            client.named,
         )
     if len(found) == 1:
         return found[0]

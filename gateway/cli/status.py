@@ -149,7 +149,7 @@ def _broker(connected: Mapping[str, bool | None]) -> str:
     if lost:
         return f"[red]not connected[/red]: {' and '.join(lost)} wait"
     if set(connected.values()) == {None}:
-        return "unknown: the process at this address does not publish"
+        return "unknown: the process at this address has no broker (PUSHGATE_AMQP_URL), or the role web"
     return "[green]connected[/green]"
 
 

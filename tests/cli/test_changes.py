@@ -41,6 +41,8 @@ def test_edit_changes_what_its_options_name(web: Service, tmp_path: Path) -> Non
     assert done.stdout.startswith("~ edited\n")
     assert 'project: "digits" → "research"' in done.stdout
     assert 'follows: ["main"] → []' in done.stdout
+    assert "\n      - train@main: step train on push; branches main; policy every\n" in done.stdout
+    assert "\n      + tune@dev: step tune on push; branches dev; policy every" in done.stdout
     shown = web.api.get(path)
     assert ([one["name"] for one in shown["triggers"]], shown["follows"]) == (["tune@dev"], [])
     assert (shown["url"], shown["networks"]) == (URL, ["192.0.2.0/24"])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from typer.testing import CliRunner
 
 from gateway.cli.main import app
 
@@ -135,6 +136,14 @@ def examples(command: Any) -> list[str]:
 def test_every_command_prints_json() -> None:
     """Or a table here has the reason why it does not."""
     assert {name for name, one in COMMANDS.items() if "--json" not in options(one)} == {*WITHOUT_JSON}
+
+
+def test_the_list_of_commands_has_whole_sentences() -> None:
+    """Also on a narrow terminal; those of the groups, too."""
+    for group in ((), ("identity",), ("source",)):
+        shown = CliRunner().invoke(app, [*group, "--help"], terminal_width=80).stdout
+        assert "..." not in shown.partition("Commands:")[2]
+        assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_the_help_of_every_command_has_examples() -> None:

@@ -159,6 +159,13 @@ def test_logs_follow_a_delivery_to_its_end(service: Service, project: Project) -
     assert "acme/digits  unmatched  trigger other@dev: branch main does not match dev" in plain
     assert run("logs", service=service).stdout == plain
 
+    # A duplicate has ended when it is received: nothing of it waits.
+    _, repeated = service.deliver(connection, project.payload(project.first, pushed))
+    ended = run("logs", repeated["delivery"], "--json", service=service).stdout
+    lines = [json.loads(line) for line in ended.splitlines()]
+    assert [line["state"] for line in lines] == ["received", "duplicate", "duplicate"]
+    assert len({line["at"] for line in lines}) == 1
+
     broken = project.push("Broken", {"valohai.yaml": "- step: [\n"})
     _, sent = service.deliver(connection, project.payload(pushed, broken))
     failed = run("logs", sent["delivery"], "-f", service=service)

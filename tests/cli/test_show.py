@@ -69,12 +69,14 @@ def test_an_ambiguous_name_is_an_error_that_names_the_choices(web: Service) -> N
     web.api.send("DELETE", f"/connections/{made['id']}")
     for name, expected in (
         ("nothing", "nothing has the name or the id nothing"),
+        ("acme/nothing", "nothing has the name or the id acme/nothing"),
         ("0199f3a2-7c1e-7a3b-9d2f-3b1c0e5f6a7b", "nothing has the name or the id 0199f3a2"),
     ):
         done = run("show", name, service=web)
         assert (done.returncode, done.stdout) == (1, "")
         assert expected in done.stderr
     assert "choose connection, source" in run("show", "acme", "--kind=thing", service=web).stderr
+    assert "nothing has the id 'acme/digits'" in run("request", "acme/digits", service=web).stderr
 
 
 def test_records_with_a_name_are_changed_and_removed_by_it(web: Service, tmp_path: Path) -> None:

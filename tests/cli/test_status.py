@@ -29,7 +29,10 @@ def test_status_shows_what_waits(tmp_path: Path) -> None:
         assert (done.returncode, done.stderr) == (0, "")
         assert f"{web.url}, version {version('pushgate')}\n" in done.stdout
         assert "1 not planned yet, the oldest for " in done.stdout
-        assert "unknown: the process at this address does not publish" in done.stdout
+        assert (
+            "unknown: the process at this address has no broker (PUSHGATE_AMQP_URL), or the role web"
+            in done.stdout
+        )
         assert len(done.stdout.splitlines()) < 24
         found = json.loads(run("status", "--json", service=web).stdout)
         assert (found["ready"], found["problems"], found["broker"]["requests"]) == (True, [], None)

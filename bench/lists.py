@@ -1,8 +1,9 @@
 """Pages and lists of a store with a month of deliveries: how long they take, in SQLite and in PostgreSQL.
 
 100,000 deliveries over 30 days to 200 connections, or as many as the variable BENCH_DELIVERIES says, with a
-ref update each, and an execution for most. A web process, the real command, answers one request at a time;
-the clock is the client's. PostgreSQL runs on the same machine.
+ref update each, and an execution for most. A web process, the real command, answers one request at a time,
+without what it keeps for other viewers of a page; the clock is the client's. PostgreSQL runs on the same
+machine.
 """
 
 import http.client
@@ -24,7 +25,7 @@ import zstandard
 from sqlalchemy import text
 
 from bench.connections import analyze
-from bench.report import Progress, Rounds, Row, measured
+from bench.report import Progress, Rounds, Row
 from gateway.messages.names import EXECUTION_REQUEST_SCHEMA
 from gateway.messages.schema import examples
 from gateway.store import connections
@@ -38,11 +39,13 @@ DELIVERIES = int(os.environ.get("BENCH_DELIVERIES", "100000"))
 CONNECTIONS = 200
 DAYS = 30
 _AIM_MS = 100.0
-_SAMPLES = 20
+_SAMPLES = 30
 _OK = 200
+_NOT_FOUND = 404
 _LARGE = {"deliveries", "ref_updates", "executions", "execution_bodies", "runs"}
 _SECONDS = 200
 _BODY = zstandard.compress(b'{"ref": "refs/heads/main"}' * 20).hex()
+_UNSAFE = ("journal_mode = OFF", "synchronous = OFF", "cache_size = -400000", "temp_store = MEMORY")
 # Most are of `main`; a thousandth has failed; there are 500 people and 2,000 other branches.
 _NUMBERS = {
     "sqlite": "WITH RECURSIVE numbers (n) AS"
@@ -93,24 +96,30 @@ DROP TABLE push
 """
 
 
-def run(progress: Progress) -> list[Row]:
+def on_sqlite(progress: Progress) -> list[Row]:
     """Measure, and return the rows of the table."""
-    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
-    rows = measured("lists, SQLite", _measure, "SQLite", None, progress)
+    return _measure("SQLite", None, progress)
+
+
+def on_postgresql(progress: Progress) -> list[Row]:
+    """Measure, and return the rows of the table."""
     with Postgres(durable=True) as postgres:
-        rows += measured("lists, PostgreSQL", _measure, "PostgreSQL", postgres.database, progress)
-    return rows
+        return _measure("PostgreSQL", postgres.database, progress)
 
 
 def _measure(store: str, make: Callable[[], str] | None, progress: Progress) -> list[Row]:
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
     rounds = Rounds(f"lists, {store}", progress, most=1, seconds=_SECONDS)
     for _ in rounds:
         with _filled(make) as (service, paths):
             for name, path in paths.items():
-                rounds.measure(name, _p95, service, path)
+                rounds.measure(name, _times, service, path)
     return [
-        rounds.row(f"lists: p95 in ms, {store}: {name}", name, _AIM_MS, aim=1, higher_is_better=False)
+        rounds.row(
+            f"lists: {what} in ms, {store}: {name}", name, _AIM_MS, aim=aim, higher_is_better=False, of=of
+        )
         for name in _paths("", "")
+        for what, aim, of in (("p50", None, statistics.median), ("p95", 1, _p95))
     ]
 
 
@@ -188,15 +197,36 @@ def _fill(database: Database, begin: datetime) -> None:
         days=DAYS,
         count=DELIVERIES,
     )
-    with database.writing() as conn:
-        if kind != "sqlite":
-            conn.execute(text("SET LOCAL session_replication_role = replica"))
+    with _filling(database) as conn:
         indexes = _without_indexes(conn)
         for statement in script.split(";\n"):
             # The driver of PostgreSQL takes a single % for the beginning of a parameter.
             conn.exec_driver_sql(statement if kind == "sqlite" else statement.replace("%", "%%"))
         for definition in indexes:
             conn.exec_driver_sql(definition)
+
+
+@contextmanager
+def _filling(database: Database) -> Iterator[sqlalchemy.Connection]:
+    """Open a transaction that checks no foreign keys, and that SQLite does not journal.
+
+    A journal of gigabytes would be read again for each page.
+    """
+    if not database.is_embedded:
+        with database.writing() as conn:
+            conn.execute(text("SET LOCAL session_replication_role = replica"))
+            conn.execute(text("SET LOCAL maintenance_work_mem = '256MB'"))
+            yield conn
+        return
+    # The journal can only be switched off while nobody else has the file open.
+    database.engine.dispose()
+    engine = sqlalchemy.create_engine(database.url)
+    with engine.connect() as conn:
+        for setting in _UNSAFE:
+            conn.exec_driver_sql(f"PRAGMA {setting}")
+        yield conn
+        conn.commit()
+    engine.dispose()
 
 
 def _message() -> dict[str, Any]:
@@ -218,23 +248,34 @@ def _without_indexes(conn: sqlalchemy.Connection) -> Sequence[str]:
     return [definition for _, definition in found]
 
 
-def _p95(service: Command, path: str) -> float:
-    """Return the 95th percentile of the time of a page, in milliseconds, after one that is not counted."""
+def _times(service: Command, path: str) -> list[float]:
+    """Return the times of a page in milliseconds, after one that is not counted."""
     parts = urlsplit(service.url)
-    headers = {"authorization": f"Bearer {ADMIN_TOKEN}"}
     with closing(http.client.HTTPConnection(parts.netloc, timeout=60)) as client:
-        if not path.startswith("/api"):
-            client.request("POST", "/sign-in", urlencode({"token": ADMIN_TOKEN}))
-            answer = client.getresponse()
-            answer.read()
-            headers = {"cookie": str(answer.headers["set-cookie"]).partition(";")[0]}
+        client.request("POST", "/sign-in", urlencode({"token": ADMIN_TOKEN}))
+        answer = client.getresponse()
+        answer.read()
+        signed_in = {"cookie": str(answer.headers["set-cookie"]).partition(";")[0]}
+        token = {"authorization": f"Bearer {ADMIN_TOKEN}"}
         taken = []
         for _ in range(_SAMPLES + 1):
+            # A form of the dashboard lets the process forget what it keeps for other viewers.
+            _request(client, "POST", "/connections/none/check-webhook", signed_in, expected=_NOT_FOUND)
             started = time.perf_counter()
-            client.request("GET", path, headers=headers)
-            answer = client.getresponse()
-            body = answer.read()
+            _request(client, "GET", path, token if path.startswith("/api") else signed_in, expected=_OK)
             taken.append((time.perf_counter() - started) * 1000)
-            if answer.status != _OK:
-                raise RuntimeError(f"{path}: {answer.status} {body[:200]!r}")
-    return statistics.quantiles(taken[1:], n=20)[-1]
+    return taken[1:]
+
+
+def _request(
+    client: http.client.HTTPConnection, method: str, path: str, headers: Mapping[str, str], *, expected: int
+) -> None:
+    client.request(method, path, headers=dict(headers))
+    answer = client.getresponse()
+    body = answer.read()
+    if answer.status != expected:
+        raise RuntimeError(f"{path}: {answer.status} {body[:200]!r}")
+
+
+def _p95(times: Sequence[float]) -> float:
+    return statistics.quantiles(times, n=20)[-1]

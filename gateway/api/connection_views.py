@@ -140,7 +140,11 @@ class HealthView(View):
     def of(cls, connection: Connection, facts: ConnectionFacts, *, now: datetime) -> Self:
         """Return the health of a connection."""
         access = connection_health.access_of(connection)
-        found = connection_health.health(connection, facts, access, now=now)
+        return cls.of_health(connection_health.health(connection, facts, access, now=now))
+
+    @classmethod
+    def of_health(cls, found: connection_health.Health) -> Self:
+        """Return the view of a health."""
         return view_of(cls, found, findings=[view_of(FindingView, one) for one in found.findings])
 
 

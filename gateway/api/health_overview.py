@@ -1,5 +1,6 @@
 """The REST API under /api/v1: the health of all connections."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -12,8 +13,9 @@ from gateway.api.query import choice, limit
 from gateway.api.views import view_of
 from gateway.store import connections
 from gateway.store.connection_facts import facts
+from gateway.store.connections import Connection
 from gateway.store.database import Database
-from gateway.worker.connection_health import STATES, State
+from gateway.worker.connection_health import STATES, Health, State, access_of, health
 
 # How many connections a filter examines for one answer.
 _MAX_EXAMINED = 1000
@@ -42,18 +44,42 @@ class HealthOverview:
     async def page(self, *, state: State | None, after: str | None, max_items: int) -> HealthPage:
         """Return the health of the connections after the one with the id `after`; of those with one state."""
         examined = max_items if state is None else _MAX_EXAMINED
-        now = datetime.now(UTC)
 
         def read_page(conn: sqlalchemy.Connection) -> HealthPage:
             found = connections.page(conn, after=after, limit=examined + 1)
-            known = facts(conn, found, now=now)
             views: list[ConnectionHealthView] = []
-            for connection in found[:examined]:
+            for connection, its_health in _healths(conn, found[:examined]):
                 if len(views) == max_items:
                     return HealthPage(items=views, next=views[-1].id)
-                health = HealthView.of(connection, known[connection.id], now=now)
-                if state in {None, health.state}:
-                    views.append(view_of(ConnectionHealthView, connection, health=health))
+                if state in {None, its_health.state}:
+                    views.append(_view(connection, its_health))
             return HealthPage(items=views, next=found[examined - 1].id if len(found) > examined else None)
 
         return await self.database.read(read_page)
+
+
+def in_states(
+    conn: sqlalchemy.Connection, states: Sequence[State], *, limit: int
+) -> dict[State, list[ConnectionHealthView]]:
+    """Return up to `limit` of the connections in each of these states, the oldest first, by their states.
+
+    Each connection is examined once, up to a number of connections.
+    """
+    found: dict[State, list[ConnectionHealthView]] = {state: [] for state in states}
+    for connection, its_health in _healths(conn, connections.page(conn, after=None, limit=_MAX_EXAMINED)):
+        views = found.get(its_health.state)
+        if views is not None and len(views) < limit:
+            views.append(_view(connection, its_health))
+    return found
+
+
+def _healths(conn: sqlalchemy.Connection, found: Sequence[Connection]) -> Iterator[tuple[Connection, Health]]:
+    """Yield connections with their health."""
+    now = datetime.now(UTC)
+    known = facts(conn, found, now=now)
+    for connection in found:
+        yield connection, health(connection, known[connection.id], access_of(connection), now=now)
+
+
+def _view(connection: Connection, its_health: Health) -> ConnectionHealthView:
+    return view_of(ConnectionHealthView, connection, health=HealthView.of_health(its_health))

@@ -1,6 +1,6 @@
 """The REST API under /api/v1: statistics of the last hours."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import sqlalchemy
@@ -10,6 +10,7 @@ from starlette.requests import Request
 from gateway.api.openapi import Operation
 from gateway.api.query import whole_number
 from gateway.api.views import View, view_of
+from gateway.intake.lookup_cache import LookupCache
 from gateway.store import statistics
 from gateway.store.database import Database
 from gateway.store.statistics import MAX_HOURS
@@ -49,9 +50,14 @@ class StatisticsView(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
-    """The endpoint for statistics."""
+    """The endpoint for statistics. All requests share what is at most two seconds old."""
 
     database: Database
+    _counted: LookupCache[StatisticsView] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Start with an empty cache."""
+        object.__setattr__(self, "_counted", LookupCache(self._count))
 
     def operations(self) -> list[Operation]:
         """Return the operations on statistics."""
@@ -66,6 +72,14 @@ class Statistics:
 
     async def of_the_last(self, hours: int) -> StatisticsView:
         """Return the statistics of the last hours."""
+        return await self._counted.find(str(hours))
+
+    def forget(self) -> None:
+        """Count again at the next request, because something has changed."""
+        self._counted.clear()
+
+    async def _count(self, key: str) -> StatisticsView:
+        hours = int(key)
         now = datetime.now(UTC)
         since = now - timedelta(hours=hours)
 

@@ -11,6 +11,7 @@ from typing import Literal, Self
 import sqlalchemy
 
 from gateway.errors import PackageStorageUnavailable
+from gateway.intake.lookup_cache import LookupCache
 from gateway.packages.storage import PackageStorage
 from gateway.store import claims, outages, reconciliations, work_queue
 from gateway.store.database import Database
@@ -25,6 +26,7 @@ State = Literal["ok", "warning", "failing", "off", "unknown"]
 _LONG = timedelta(minutes=10)
 # A bucket that does not answer must not delay the overview.
 _STORAGE_SECONDS = 2.0
+_STORAGE = "Package storage"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +73,15 @@ class Components:
     has_broker: bool
     disk_trouble: Callable[[], Awaitable[str | None]]
     _failing_since: dict[str, datetime] = field(default_factory=dict, init=False)
+    _checked: LookupCache[str | None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Start with an empty cache: all viewers share a check of the package storage for two seconds."""
+        self._checked = LookupCache(self._check_storage)
+
+    def forget(self) -> None:
+        """Check the package storage again at the next request."""
+        self._checked.clear()
 
     async def without_store(self, reason: str) -> list[Component]:
         """Describe the components while the database does not answer, for this reason."""
@@ -103,17 +114,21 @@ class Components:
         return Component(name="Database", state="ok", text=f"{kind}: {where}")
 
     async def _storage(self) -> Component:
-        reason: str | None = None
+        reason = await self._checked.find(_STORAGE)
+        since = self._since(_STORAGE, is_failing=reason is not None)
+        if reason is None:
+            return Component(name=_STORAGE, state="ok", text="Packages can be stored.")
+        return Component(name=_STORAGE, state="failing", text=_sentence(reason), since=since)
+
+    async def _check_storage(self, _key: str) -> str | None:
+        """Return why packages cannot be stored, or None."""
         try:
             await asyncio.wait_for(self.storage.check(), _STORAGE_SECONDS)
         except PackageStorageUnavailable as error:
-            reason = str(error)
+            return str(error)
         except TimeoutError:
-            reason = f"the package storage has not answered for {_STORAGE_SECONDS:.0f} s"
-        since = self._since("Package storage", is_failing=reason is not None)
-        if reason is None:
-            return Component(name="Package storage", state="ok", text="Packages can be stored.")
-        return Component(name="Package storage", state="failing", text=_sentence(reason), since=since)
+            return f"the package storage has not answered for {_STORAGE_SECONDS:.0f} s"
+        return None
 
     async def _workers(self, facts: StoreFacts, *, now: datetime) -> Component:
         name, backlog = "Workers", facts.backlog

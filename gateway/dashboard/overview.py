@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Self
 
 import sqlalchemy
 from starlette.requests import Request
@@ -10,7 +11,7 @@ from starlette.responses import Response
 
 from gateway.api.connection_views import ConnectionHealthView
 from gateway.api.executions import Executions
-from gateway.api.health_overview import HealthOverview
+from gateway.api.health_overview import in_states
 from gateway.api.statistics import Statistics, StatisticsView
 from gateway.api.views import DeliveryView
 from gateway.dashboard.charts import span_bars, stacked_bars
@@ -18,10 +19,12 @@ from gateway.dashboard.components import Components, StoreFacts
 from gateway.dashboard.contents import newest
 from gateway.dashboard.rendering import Renderer
 from gateway.errors import StoreUnavailable
+from gateway.intake.lookup_cache import LookupCache
 from gateway.messages.execution_states import ExecutionState
 from gateway.store import executions
 from gateway.store.executions import StoredRequest
 from gateway.store.outcomes import Outcome
+from gateway.worker.connection_health import State
 
 # How many of the newest records, and how many problems of each kind, the overview shows.
 _MAX_SHOWN = 8
@@ -49,6 +52,8 @@ _STACK: tuple[Outcome, ...] = (
     "waiting",
     "failed",
 )
+# The only key of a cache of one value.
+_ALL = "all"
 _HOURS = RECENT // timedelta(hours=1)
 # What needs attention however old it is, and what does only while it is recent.
 _LASTING: tuple[ExecutionState, ...] = ("undeliverable", "lost")
@@ -67,14 +72,48 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Standing:
+    """What the store says about the components, and which connections and executions need attention."""
+
+    facts: StoreFacts
+    connections: Mapping[State, Sequence[ConnectionHealthView]]
+    executions: Sequence[Problem]
+
+    @classmethod
+    def of(cls, conn: sqlalchemy.Connection, *, now: datetime) -> Self:
+        """Read it."""
+        problems = [_of_executions(conn, state, since=None) for state in _LASTING]
+        problems += [_of_executions(conn, state, since=now - RECENT) for state in _PASSING]
+        return cls(
+            facts=StoreFacts.of(conn, now=now),
+            connections=in_states(conn, ("failing", "warning"), limit=_MAX_SHOWN),
+            executions=list(filter(None, problems)),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """The handler of the overview."""
+    """The handler of the overview.
+
+    All viewers share what is counted and examined, which is at most two seconds old. What an action has
+    changed is read again: see `forget`.
+    """
 
     components: Components
-    health: HealthOverview
     statistics: Statistics
     executions: Executions
     renderer: Renderer
+    _standing: LookupCache[_Standing] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Start with an empty cache."""
+        object.__setattr__(self, "_standing", LookupCache(self._read_standing))
+
+    def forget(self) -> None:
+        """Read everything again at the next request, because somebody has changed something."""
+        self._standing.clear()
+        self.statistics.forget()
+        self.components.forget()
 
     async def show(self, _request: Request) -> Response:
         """`GET /`: show the state of the gateway, also while its database does not answer."""
@@ -87,21 +126,19 @@ class Overview:
 
     async def _shown(self, now: datetime) -> Response:
         database = self.components.database
-        facts = await database.read(StoreFacts.of, now=now)
-        deliveries, planned, failed = await database.read(_newest, self.executions, since=now - RECENT)
+        standing = await self._standing.find(_ALL)
+        deliveries, planned = await database.read(_newest, self.executions)
         counted = await self.statistics.of_the_last(_HOURS)
-        failing = await self.health.page(state="failing", after=None, max_items=_MAX_SHOWN)
-        warnings = await self.health.page(state="warning", after=None, max_items=_MAX_SHOWN)
         return self.renderer.page(
             "overview.html",
             has_store=True,
-            has_connections=facts.progress.connections > 0,
-            components=await self.components.described(facts, now=now),
+            has_connections=standing.facts.progress.connections > 0,
+            components=await self.components.described(standing.facts, now=now),
             problems=[
-                *map(_of_connection, failing.items),
+                *map(_of_connection, standing.connections["failing"]),
                 *_of_deliveries(counted, since=now - RECENT),
-                *failed,
-                *map(_of_connection, warnings.items),
+                *standing.executions,
+                *map(_of_connection, standing.connections["warning"]),
             ],
             since=counted.buckets[0].since,
             outcomes=stacked_bars([(each.since, each.counts) for each in counted.buckets], _STACK),
@@ -112,17 +149,18 @@ class Overview:
             executions=await self.executions.views(planned),
         )
 
+    async def _read_standing(self, _key: str) -> _Standing:
+        return await self.components.database.read(_Standing.of, now=datetime.now(UTC))
+
 
 def _newest(
-    conn: sqlalchemy.Connection, shown: Executions, *, since: datetime
-) -> tuple[Sequence[DeliveryView], Sequence[StoredRequest], Sequence[Problem]]:
-    """Return the newest deliveries and executions, and what has become of executions since then."""
+    conn: sqlalchemy.Connection, shown: Executions
+) -> tuple[Sequence[DeliveryView], Sequence[StoredRequest]]:
+    """Return the newest deliveries and executions."""
     planned, _ = executions.page(
         conn, connection=None, delivery=None, state=None, before=None, limit=_MAX_SHOWN
     )
-    problems = [_of_executions(conn, state, since=None) for state in _LASTING]
-    problems += [_of_executions(conn, state, since=since) for state in _PASSING]
-    return newest(conn, connection=None), shown.explained(conn, planned), list(filter(None, problems))
+    return newest(conn, connection=None), shown.explained(conn, planned)
 
 
 def _of_executions(

@@ -178,7 +178,12 @@ class Pages:
 
         async def checked(request: Request) -> Response:
             if self.sessions.holds(request, now=datetime.now(UTC)):
-                return await page(request)
+                try:
+                    return await page(request)
+                finally:
+                    # The next page must show what the user has done.
+                    if request.method == "POST":
+                        self.overview.forget()
             query = f"?{request.url.query}" if request.url.query else ""
             path = request.url.path
             # After the sign-in the page of the record is shown; the user repeats the action there.

@@ -1,4 +1,4 @@
-"""A cache of what the webhook endpoint reads from the store, each entry at most two seconds old."""
+"""A cache of what many requests read, such as webhooks and open pages, each entry at most two seconds old."""
 
 import asyncio
 import time
@@ -11,6 +11,8 @@ from gateway.errors import NotFound, StoreUnavailable
 # How long other processes may use an entry as it was before a change in this process.
 _TTL = 2.0
 MAX_CACHED = 50_000
+# Where nothing else limits a lookup: longer than the database lets a statement run.
+_SECONDS = 90.0
 
 Value = TypeVar("Value")
 
@@ -28,7 +30,7 @@ class LookupCache(Generic[Value]):
         # All requests for a key share one lookup: dozens wait whenever a busy entry expires.
         self._lookups: dict[str, asyncio.Task[Value]] = {}
 
-    async def find(self, key: str, *, seconds: float) -> Value:
+    async def find(self, key: str, *, seconds: float = _SECONDS) -> Value:
         """Return a value. Raise `StoreUnavailable` if the lookup takes longer than `seconds`."""
         entry = self._cached.get(key)
         if entry is not None and self._clock() - entry[0] < _TTL:
@@ -64,6 +66,11 @@ class LookupCache(Generic[Value]):
         if not lookup.cancelled():
             # Every request may have given up: the error then concerns nobody.
             lookup.exception()
+
+    def clear(self) -> None:
+        """Drop all values, so that the next requests read them again."""
+        self._cached.clear()
+        self._lookups.clear()
 
     def forget(self, key: str) -> None:
         """Drop a value that has changed, so that the next request reads it again."""

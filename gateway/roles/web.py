@@ -259,7 +259,6 @@ def _build_pages(
                 has_broker=parts.settings.amqp_url is not None,
                 disk_trouble=disk_trouble,
             ),
-            health=api.health,
             statistics=api.statistics,
             executions=api.executions,
             renderer=renderer,

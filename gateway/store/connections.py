@@ -12,6 +12,7 @@ from sqlalchemy import Row, Select, and_, bindparam, delete, func, insert, or_, 
 from gateway.crypto.keyring import Keyring
 from gateway.errors import Conflict, Invalid, NotFound, SettingError
 from gateway.store import envelopes, outcomes, ready_queue, refusals
+from gateway.store.bulk_sql import among
 from gateway.store.database import Lock, lock
 from gateway.store.other_repositories import OtherRepository
 from gateway.store.rows import from_row
@@ -343,7 +344,7 @@ def secret_dates(conn: sqlalchemy.Connection, connection_ids: Sequence[str]) -> 
     """Return when the live secrets of each connection were created and last used, the newest first."""
     query = (
         select(secrets.c.connection, secrets.c.created_at, secrets.c.last_used_at)
-        .where(secrets.c.connection.in_(connection_ids))
+        .where(among(conn, secrets.c.connection, connection_ids))
         .order_by(secrets.c.id.desc())
     )
     found: dict[str, list[SecretDates]] = {connection: [] for connection in connection_ids}

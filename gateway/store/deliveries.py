@@ -140,7 +140,7 @@ def arrivals(conn: sqlalchemy.Connection, of: Sequence[str]) -> dict[str, dateti
     """Return when the last webhook of each connection arrived, of those that have a stored one."""
     mine = deliveries.c.connection == connections.c.id, deliveries.c.source == "webhook"
     newest = select(deliveries.c.received_at).where(*mine).order_by(deliveries.c.id.desc()).limit(1)
-    query = select(connections.c.id, newest.scalar_subquery()).where(connections.c.id.in_(of))
+    query = select(connections.c.id, newest.scalar_subquery()).where(among(conn, connections.c.id, of))
     return {row[0]: row[1] for row in conn.execute(query) if row[1] is not None}
 
 

@@ -11,6 +11,7 @@ from sqlalchemy import Select, func, insert, or_, select, update
 from gateway.crypto.keyring import Keyring
 from gateway.errors import Conflict, Invalid, NotFound
 from gateway.store import envelopes
+from gateway.store.bulk_sql import among
 from gateway.store.connections import Connection, host_of, lock_names
 from gateway.store.rows import from_row
 from gateway.store.tables import connections, identities
@@ -111,9 +112,8 @@ def page(conn: sqlalchemy.Connection, *, after: str | None, limit: int) -> list[
 
 def of(conn: sqlalchemy.Connection, ids: Collection[str]) -> dict[str, Identity]:
     """Return identities by their ids."""
-    return {
-        row.id: from_row(Identity, row) for row in conn.execute(_select().where(identities.c.id.in_(ids)))
-    }
+    rows = conn.execute(_select().where(among(conn, identities.c.id, ids)))
+    return {row.id: from_row(Identity, row) for row in rows}
 
 
 def usage(conn: sqlalchemy.Connection, ids: Collection[str]) -> dict[str, int]:

@@ -13,6 +13,7 @@ from sqlalchemy import bindparam, delete, insert, select, update
 
 from gateway.crypto.keyring import Keyring
 from gateway.store import envelopes
+from gateway.store.bulk_sql import among
 from gateway.store.due_tasks import DueTasks
 from gateway.store.rows import from_row
 from gateway.store.tables import connections, platform_fetches
@@ -76,7 +77,7 @@ def of(conn: sqlalchemy.Connection, connection_ids: Sequence[str]) -> dict[str, 
             connections.c.id, connections.c.platform, platform_fetches.c.fetched_at, platform_fetches.c.reason
         )
         .join(platform_fetches)
-        .where(connections.c.id.in_(connection_ids))
+        .where(among(conn, connections.c.id, connection_ids))
     )
     return {row.id: from_row(Platform, row, **row.platform) for row in conn.execute(query)}
 

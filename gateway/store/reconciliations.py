@@ -14,6 +14,7 @@ from typing import Any
 import sqlalchemy
 from sqlalchemy import ColumnElement, Row, Select, bindparam, case, delete, func, select, update
 
+from gateway.store.bulk_sql import among
 from gateway.store.claims import full_hosts, lock_claims
 from gateway.store.columns import Instant
 from gateway.store.ready_queue import NOW, distinct_values
@@ -204,7 +205,7 @@ def give_back(conn: sqlalchemy.Connection, reconciliation: Reconciliation, *, no
 
 def states(conn: sqlalchemy.Connection, of: Sequence[str]) -> dict[str, ReconciliationState]:
     """Return the state of each connection's reconciliations."""
-    rows = conn.execute(select(reconciliations).where(reconciliations.c.connection.in_(of)))
+    rows = conn.execute(select(reconciliations).where(among(conn, reconciliations.c.connection, of)))
     return {row.connection: from_row(ReconciliationState, row) for row in rows}
 
 
@@ -219,7 +220,7 @@ class Silence:
 def silences(conn: sqlalchemy.Connection, of: Sequence[str]) -> dict[str, Silence]:
     """Return the silence of each of these connections that is silent."""
     query = _silent(reconciliations.c.connection, deliveries.c.id, deliveries.c.received_at)
-    rows = conn.execute(query.where(reconciliations.c.connection.in_(of)))
+    rows = conn.execute(query.where(among(conn, reconciliations.c.connection, of)))
     return {row.connection: Silence(delivery=row.id, since=row.received_at) for row in rows}
 
 

@@ -15,7 +15,7 @@ from pydantic_core import to_json
 from sqlalchemy import Row, Select, and_, delete, func, or_, select
 
 from gateway.errors import NotFound
-from gateway.store.bulk_sql import upsert_rows
+from gateway.store.bulk_sql import among, upsert_rows
 from gateway.store.database import Lock, lock
 from gateway.store.ids import delivery_id, delivery_ids_since
 from gateway.store.rows import from_row
@@ -121,7 +121,7 @@ def newest(conn: sqlalchemy.Connection, of: Sequence[str], *, since: datetime) -
     """Return the refusal of each connection with the latest request, if there was one since then."""
     query = (
         select(refusals)
-        .where(refusals.c.connection.in_(of), refusals.c.last_at >= since)
+        .where(among(conn, refusals.c.connection, of), refusals.c.last_at >= since)
         .order_by(refusals.c.last_at)
     )
     return {row.connection: from_row(Refusal, row) for row in conn.execute(query)}

@@ -15,7 +15,7 @@ from sqlalchemy import Text, case, cast, func, or_, select, update
 from gateway.crypto.keyring import Keyring
 from gateway.errors import NotFound, SettingError
 from gateway.store import connections, identities, redeliveries
-from gateway.store.bulk_sql import upsert_rows
+from gateway.store.bulk_sql import among, upsert_rows
 from gateway.store.connections import Connection
 from gateway.store.due_tasks import DueTasks
 from gateway.store.identities import Unsealed
@@ -160,7 +160,7 @@ def forget(conn: sqlalchemy.Connection, claimed: Claimed) -> None:
 def of(conn: sqlalchemy.Connection, connection_ids: Sequence[str]) -> dict[str, Registration]:
     """Return what the last check of each connection found, of those that were requested to register."""
     rows = conn.execute(
-        select(webhook_registrations).where(webhook_registrations.c.connection.in_(connection_ids))
+        select(webhook_registrations).where(among(conn, webhook_registrations.c.connection, connection_ids))
     )
     return {row.connection: from_row(Registration, row) for row in rows}
 

@@ -16,6 +16,7 @@ from sqlalchemy import Row, Select, delete, insert, select, update
 from gateway.errors import Conflict, NotFound
 from gateway.store import connections as stored
 from gateway.store.app_tables import source_apps
+from gateway.store.bulk_sql import among
 from gateway.store.connections import Connection
 from gateway.store.due_tasks import DueTasks
 from gateway.store.histories import lock_connections
@@ -167,7 +168,7 @@ def forget_repositories(conn: sqlalchemy.Connection, source_id: str) -> None:
 
 def names(conn: sqlalchemy.Connection, ids: Collection[str]) -> dict[str, str]:
     """Return the names of sources by their ids."""
-    mine = connections.c.id.in_(ids), connections.c.kind == "source"
+    mine = among(conn, connections.c.id, ids), connections.c.kind == "source"
     query = select(connections.c.id, connections.c.name).where(*mine)
     return {row.id: row.name for row in conn.execute(query)}
 

@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, or_, select, update
 from gateway.crypto.keyring import Keyring
 from gateway.errors import NotFound, SettingError
 from gateway.store import connections, executions, identities, status_webhooks
+from gateway.store.bulk_sql import among
 from gateway.store.commit_statuses import CHANGED
 from gateway.store.connections import Connection
 from gateway.store.due_tasks import DueTasks
@@ -246,7 +247,7 @@ def problems(conn: sqlalchemy.Connection, connection_ids: Collection[str]) -> di
         .limit(1)
         .scalar_subquery()
     )
-    query = select(connection_rows.c.id, newest).where(connection_rows.c.id.in_(connection_ids))
+    query = select(connection_rows.c.id, newest).where(among(conn, connection_rows.c.id, connection_ids))
     return {connection: problem for connection, problem in conn.execute(query) if problem is not None}
 
 

@@ -76,5 +76,5 @@ def oldest(
     """Return since when the first of each connection's requests waits for a runner, if since `before`."""
     first = func.min(unaccepted.c.published_at)
     query = select(unaccepted.c.connection, first.label("since")).group_by(unaccepted.c.connection)
-    its_own = unaccepted.c.connection.in_(connections), unaccepted.c.published_at <= before
+    its_own = among(conn, unaccepted.c.connection, connections), unaccepted.c.published_at <= before
     return {row.connection: row.since for row in conn.execute(query.where(*its_own, ~_HAS_RUN))}

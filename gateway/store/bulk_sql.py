@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy
 from pydantic_core import to_json
-from sqlalchemy import JSON, Column, ColumnElement, Dialect, Table, any_, bindparam
+from sqlalchemy import JSON, Column, ColumnElement, Dialect, Table, Text, any_, bindparam, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 # SQLite takes at most 32,766 bound values in a statement.
@@ -58,13 +58,14 @@ def select_pairs(
 
 
 def among(conn: sqlalchemy.Connection, column: Column[Any], values: Collection[Any]) -> ColumnElement[bool]:
-    """Return the condition that a column has one of many values.
+    """Return the condition that a column, of text or numbers, has one of many values.
 
-    PostgreSQL takes them as one array: it would parse and plan a list of hundreds each time, which takes
-    longer than to find the rows.
+    The database takes them as one value: an array, or JSON for SQLite. PostgreSQL would parse and plan a list
+    of hundreds each time, and SQLAlchemy write one, which takes longer than to find the rows.
     """
     if conn.dialect.name == "sqlite":
-        return column.in_(values)
+        given = bindparam(None, to_json(list(values)).decode(), type_=Text)
+        return column.in_(select(func.json_each(given).table_valued("value").c.value))
     return column == any_(bindparam(None, list(values), type_=postgresql.ARRAY(column.type)))
 
 

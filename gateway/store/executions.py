@@ -34,6 +34,7 @@ from gateway.store import (
     runs,
     unaccepted,
 )
+from gateway.store.bulk_sql import among
 from gateway.store.execution_search import ExecutionFilters
 from gateway.store.execution_tables import execution_bodies, executions
 from gateway.store.packages import KeptPackage
@@ -315,8 +316,9 @@ def search(
 
 def newest_planned(conn: sqlalchemy.Connection, state: ExecutionState, *, limit: int) -> list[datetime]:
     """Return when the newest requests in this state were planned, up to `limit`, without their bodies."""
-    query = select(executions.c.planned_at).where(runs.is_shown_as(state))
-    return list(conn.execute(query.order_by(executions.c.seq.desc()).limit(limit)).scalars())
+    numbers, _ = execution_search.find(conn, ExecutionFilters(state=state), before=None, limit=limit)
+    query = select(executions.c.planned_at).where(among(conn, executions.c.seq, numbers))
+    return list(conn.execute(query).scalars())
 
 
 def of_deliveries(conn: sqlalchemy.Connection, delivery_ids: Sequence[str]) -> list[StoredRequest]:

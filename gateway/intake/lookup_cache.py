@@ -11,8 +11,6 @@ from gateway.errors import NotFound, StoreUnavailable
 # How long other processes may use an entry as it was before a change in this process.
 _TTL = 2.0
 MAX_CACHED = 50_000
-# Where nothing else limits a lookup: longer than the database lets a statement run.
-_SECONDS = 90.0
 
 Value = TypeVar("Value")
 
@@ -30,8 +28,8 @@ class LookupCache(Generic[Value]):
         # All requests for a key share one lookup: dozens wait whenever a busy entry expires.
         self._lookups: dict[str, asyncio.Task[Value]] = {}
 
-    async def find(self, key: str, *, seconds: float = _SECONDS) -> Value:
-        """Return a value. Raise `StoreUnavailable` if the lookup takes longer than `seconds`."""
+    async def find(self, key: str, *, seconds: float | None = None) -> Value:
+        """Return a value. Raise `StoreUnavailable` if the lookup takes longer than `seconds`, if any."""
         entry = self._cached.get(key)
         if entry is not None and self._clock() - entry[0] < _TTL:
             return entry[1]

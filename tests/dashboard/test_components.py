@@ -110,6 +110,7 @@ def test_a_storage_that_fails_is_shown_since_it_was_first_seen(database: Databas
     assert str(folder) in first.text
     assert described(found, given)["Package storage"].since == first.since is not None
     folder.mkdir()
+    found.forget()
     assert described(found, given)["Package storage"] == Component(
         name="Package storage", state="ok", text="Packages can be stored."
     )
@@ -138,3 +139,26 @@ def test_without_its_database_the_gateway_shows_why(database: Database, tmp_path
     ]
     assert shown[0].text == "The database does not answer: no."
     assert shown[0].since is not None
+
+
+def test_viewers_share_a_check_of_the_storage(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those that come while it runs, or within two seconds; a check after an action is a new one."""
+    found, given = components(database, tmp_path), facts(database)
+    checks = []
+    check = PackageStorage.check
+
+    async def counted(storage: PackageStorage) -> None:
+        checks.append(storage)
+        await check(storage)
+
+    monkeypatch.setattr(PackageStorage, "check", counted)
+
+    async def view() -> int:
+        await asyncio.gather(*(found.described(given, now=NOW) for _ in range(3)))
+        return len(checks)
+
+    assert asyncio.run(view()) == 1
+    found.forget()
+    assert asyncio.run(view()) == 2

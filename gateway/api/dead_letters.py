@@ -23,6 +23,7 @@ from gateway.publish.brokers import Brokers
 from gateway.publish.dead_letters import (
     MAX_READ,
     DeadLetter,
+    count_dead_letters,
     read_dead_letters,
     remove_dead_letters,
 )
@@ -124,6 +125,15 @@ class DeadLetters:
         views = [_of_refused(stored) for stored in refused]
         views += [_of_letter(letter, known.get(letter.id)) for letter in letters]
         return DeadLetterListing(items=views, at_broker=count, problem=problem)
+
+    async def count_at_broker(self) -> int | None:
+        """Return how many dead letters wait at the broker; None without one, or if it does not answer."""
+        try:
+            brokers = self.brokers()
+            return None if brokers is None else await count_dead_letters(brokers, self.topology)
+        except (PublishError, SettingError):
+            # The relay logs and shows what is wrong with the broker.
+            return None
 
     async def put_back_dead_letters(self, request: Request) -> DeadLettersDone:
         """`POST /dead-letters/put-back`: publish execution requests again, with the same ids.

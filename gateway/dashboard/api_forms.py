@@ -39,6 +39,12 @@ _WORDS: Mapping[str, str] = {
     "string_type": "it is required",
     "model_type": "it is required",
 }
+# Words of the API's descriptions that mean something else on a page.
+_OF_PAGES: Mapping[str, str] = {
+    "no answer contains it": "no page shows it",
+    "which only this answer contains": "which is shown once",
+    "whose public half the answer contains": "whose public half is shown",
+}
 _CHANGED = "Somebody has changed this since the form was opened: open it again, and repeat your changes."
 
 
@@ -341,5 +347,8 @@ def _without(fault: Fault, path: str) -> str:
 
 
 def _sentence(text: str) -> str:
+    """Return a description of the API, or an error, as a sentence on a page."""
+    for of_api, of_pages in _OF_PAGES.items():
+        text = text.replace(of_api, of_pages)
     text = text.strip()
     return f"{begin_sentence(text)}{'' if text.endswith(('.', '…', '!', '?')) else '.'}"

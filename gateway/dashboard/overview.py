@@ -1,8 +1,10 @@
 """The overview: the health of the components, what needs attention, and the newest records."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 from typing import Self
 
 import sqlalchemy
@@ -42,6 +44,12 @@ _ADVICE: Mapping[ExecutionState, str] = {
 }
 _REPLAY = "In the last 24 hours. The pages of the deliveries say why: correct the cause, and replay them."
 _REFUSED = "In the last 24 hours. Their signature, URL or size was wrong: the list says what to do."
+_DEAD_LETTERS = (
+    "Runners rejected or never acknowledged them: correct the cause, and put them back or drop them."
+)
+# Other pages of the last seconds had the same number; a broker that is slower is not waited for.
+_COUNT_SECONDS = 10.0
+_COUNT_TIMEOUT = 1.0
 # The outcomes in a bar, from the bottom up.
 _STACK: tuple[Outcome, ...] = (
     "ran",
@@ -69,6 +77,32 @@ class Problem:
     text: str
     path: str
     query: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True)
+class LetterCount:
+    """The number of dead letters at the broker, which is counted rarely, as that takes a connection to it."""
+
+    count: Callable[[], Awaitable[int | None]]
+    _last: int | None = field(default=None, init=False)
+    _valid_until: float = field(default=0.0, init=False)
+
+    def forget(self) -> None:
+        """Count again at the next request."""
+        self._valid_until = 0.0
+
+    async def problems(self) -> list[Problem]:
+        """Return that there are dead letters; nothing without any, or if their number is not known."""
+        if monotonic() >= self._valid_until:
+            self._valid_until = monotonic() + _COUNT_SECONDS
+            try:
+                self._last = await asyncio.wait_for(self.count(), _COUNT_TIMEOUT)
+            except TimeoutError:
+                self._last = None
+        if not self._last:
+            return []
+        what = f"{self._last} dead letter{'' if self._last == 1 else 's'}"
+        return [Problem(state="failed", what=what, text=_DEAD_LETTERS, path="/dead-letters")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +134,7 @@ class Overview:
     """
 
     components: Components
+    dead_letters: LetterCount
     statistics: Statistics
     executions: Executions
     renderer: Renderer
@@ -114,6 +149,7 @@ class Overview:
         self._standing.clear()
         self.statistics.forget()
         self.components.forget()
+        self.dead_letters.forget()
 
     async def show(self, _request: Request) -> Response:
         """`GET /`: show the state of the gateway, also while its database does not answer."""
@@ -138,6 +174,7 @@ class Overview:
                 *map(_of_connection, standing.connections["failing"]),
                 *_of_deliveries(counted, since=now - RECENT),
                 *standing.executions,
+                *await self.dead_letters.problems(),
                 *map(_of_connection, standing.connections["warning"]),
             ],
             since=counted.buckets[0].since,

@@ -37,7 +37,7 @@ from gateway.dashboard.dead_letter_pages import DeadLetterPages
 from gateway.dashboard.error_pages import ErrorPages
 from gateway.dashboard.identity_pages import IdentityPages
 from gateway.dashboard.list_pages import ListPages
-from gateway.dashboard.overview import Overview
+from gateway.dashboard.overview import LetterCount, Overview
 from gateway.dashboard.pages import Pages
 from gateway.dashboard.record_pages import RecordPages
 from gateway.dashboard.rendering import Renderer
@@ -259,6 +259,7 @@ def _build_pages(
                 has_broker=parts.settings.amqp_url is not None,
                 disk_trouble=disk_trouble,
             ),
+            dead_letters=LetterCount(count=api.dead_letters.count_at_broker),
             statistics=api.statistics,
             executions=api.executions,
             renderer=renderer,

@@ -125,7 +125,8 @@ def dead_letter_put_back(page: Page, broker: Broker, queue: str) -> None:
     execution = page.url
     expect(page.get_by_role("main")).to_contain_text("Confirmed by the broker")
     rejected(broker, queue)
-    page.get_by_role("link", name="Dead letters").click()
+    page.get_by_role("link", name="Overview", exact=True).first.click()
+    page.get_by_role("region", name="Needs attention").get_by_role("link", name="1 dead letter").click()
     row = page.get_by_role("row").nth(1)
     expect(row).to_contain_text(f"A runner rejected it ({queue})")
     page.get_by_role("button", name="Put back").click()

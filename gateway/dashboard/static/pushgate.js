@@ -135,5 +135,8 @@ document.addEventListener("click", ({ target }) => {
   if (target.matches("button.copy")) copyText(target, target.parentElement.querySelector("pre, code").textContent);
 });
 enhance(document);
+// On a phone the sections are a row that scrolls.
+const section = document.querySelector(".sections [aria-current]");
+if (section) section.closest("nav").scrollLeft = section.offsetLeft - 16;
 setInterval(() => refreshTimes(document), EVERY_SECONDS * 1000);
 setTimeout(poll, EVERY_SECONDS * 1000);

@@ -62,12 +62,19 @@ def prefix_index(name: str, column: str, *more: str, where: str | None = None) -
     return Index(name, column, *more, sqlite_where=condition, postgresql_where=condition, postgresql_ops=ops)
 
 
-def begins_with(conn: Connection, column: ColumnElement[str], prefix: str) -> ColumnElement[bool]:
-    """Return a condition that a `prefix_index` answers: not LIKE, for which a plan needs the value."""
+def begins_with(
+    conn: Connection, column: ColumnElement[str], prefix: str, *, after: ColumnElement[str] | None = None
+) -> ColumnElement[bool]:
+    """Return a condition that a `prefix_index` answers: not LIKE, for which a plan needs the value.
+
+    With `after`, a text that begins so as well, the column must follow it. Of two lower limits, SQLite would
+    use either in the index, and read all that is between them.
+    """
     end = prefix + "\U0010ffff"
     if conn.dialect.name == "sqlite":
-        return and_(column >= prefix, column < end)
-    return and_(column.op("~>=~")(prefix), column.op("~<~")(end))
+        return and_(column >= prefix if after is None else column > after, column < end)
+    begin = column.op("~>=~")(prefix) if after is None else column.op("~>~")(after)
+    return and_(begin, column.op("~<~")(end))
 
 
 # SQLite assigns numbers to rows only if the key is exactly INTEGER.

@@ -252,16 +252,14 @@ def _distinct(conn: sqlalchemy.Connection, column: Column[Any], prefix: str) -> 
     """Return the first values of a `prefix_index` that begin with a text, by one look into it for each."""
     if not prefix:
         return ()
-    is_sqlite = conn.dialect.name == "sqlite"
-    order: Any = column if is_sqlite else text(f"{column} USING ~<~")
-    follows = column.op(">" if is_sqlite else "~>~")
+    order: Any = column if conn.dialect.name == "sqlite" else text(f"{column} USING ~<~")
 
-    def least(*more: ColumnElement[bool]) -> Any:
-        begin = select(column).where(begins_with(conn, column, prefix), *more)
-        return begin.order_by(order).limit(1)
+    def least(after: ColumnElement[str] | None = None) -> Any:
+        query = select(column).where(begins_with(conn, column, prefix, after=after))
+        return query.order_by(order).limit(1)
 
     found = select(least().scalar_subquery().label("value")).cte("found", recursive=True)
-    after = least(follows(found.c.value)).correlate(found).scalar_subquery()
+    after = least(found.c.value).correlate(found).scalar_subquery()
     found = found.union_all(select(after).where(found.c.value.is_not(None)))
     values = conn.execute(select(found.c.value).limit(MAX_NAMES)).scalars()
     return [value for value in values if value is not None]

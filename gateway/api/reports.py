@@ -123,6 +123,6 @@ class Reports:
         outcome = await self.writer.record(report)
         if outcome.state is None:
             log.warning("a runner reported an unknown execution", id=report.id, state=report.state)
-            raise NotFound(f"there is no execution {report.id}")
+            raise NotFound(f"no execution has the id {report.id}")
         log.info("runner reported", id=report.id, reported=report.state, state=outcome.state)
         return ReportReceipt(state=outcome.state, cancel_requested_at=outcome.cancel_requested_at)

@@ -16,9 +16,9 @@ def delivery_tree(delivery: Mapping[str, Any]) -> Tree:
         _add_refusal(tree, delivery, delivery["refusal"])
         return tree
     is_found = delivery["source"] == "reconciliation"
-    source = "by reconciliation" if is_found else f"from {delivery['provider']}"
+    source = "by reconciliation" if is_found else f"from {delivery['provider']}: {delivery['event']}"
     kind = "source" if delivery["is_of_source"] else "connection"
-    event = f"{source}: {delivery['event']}, for {kind} {delivery['name']}"
+    event = f"{source}, for {kind} {delivery['name']}"
     tree.add(f"received {when(delivery['received_at'])} {escape(event)}")
     if delivery["secret_made_at"] is not None:
         tree.add(f"verified with the secret created {when(delivery['secret_made_at'])}")

@@ -16,7 +16,7 @@ import typer
 from gateway.cli.api_client import ApiError, part, post_webhook
 from gateway.cli.gateways import client_command, client_of
 from gateway.cli.options import PROVIDER_NAMES, AsJson, connection_id, text_of
-from gateway.cli.output import coloured, escape, out, print_json
+from gateway.cli.output import coloured, err, escape, out, print_json
 from gateway.errors import Invalid
 
 if TYPE_CHECKING:
@@ -85,7 +85,13 @@ def push_command(
     move = _move(client.get(f"{path}/refs")["items"], branch or shown["remote"]["default_branch"], commit)
     body = json.dumps(imitated.push(**move)).encode()
     headers = signed_headers(imitated, body, key, event=imitated.PUSH_EVENT, delivery=str(uuid.uuid4()))
-    _post(shown["hook_url"], body, headers, as_json=as_json)
+    verdict = _post(shown["hook_url"], body, headers, as_json=as_json)
+    if verdict == "duplicate" and commit is None and not as_json:
+        err.print(
+            "This is where Pushgate last saw the branch. For a newer commit, give --commit; `pushgate fetch"
+            f" {escape(connection)}` finds it as well. `pushgate replay` plans the known push again.",
+            soft_wrap=True,
+        )
 
 
 def _move(refs: Any, branch: str | None, commit: str | None) -> dict[str, Any]:
@@ -105,8 +111,8 @@ def _move(refs: Any, branch: str | None, commit: str | None) -> dict[str, Any]:
     return {"ref": ref, "before": known if known != after else None, "after": after}
 
 
-def _post(url: str, body: bytes, headers: Mapping[str, str], *, as_json: bool) -> None:
-    """Post a webhook, and show the answer; exit with 1 if it is refused."""
+def _post(url: str, body: bytes, headers: Mapping[str, str], *, as_json: bool) -> str | None:
+    """Post a webhook, show the answer, and return its verdict; exit with 1 if it is refused."""
     started = time.monotonic()
     status, answer = post_webhook(url, body, headers)
     took = (time.monotonic() - started) * 1000
@@ -116,6 +122,8 @@ def _post(url: str, body: bytes, headers: Mapping[str, str], *, as_json: bool) -
         _show(answer, status, took)
     if status >= HTTPStatus.BAD_REQUEST:
         raise typer.Exit(1)
+    verdict: str | None = answer.get("verdict")
+    return verdict
 
 
 def secret_of_connection(secret: str | None, file: Path | None) -> str:

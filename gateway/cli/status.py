@@ -185,7 +185,11 @@ def statistics(
     counts = {**totals, **({"refused": found["refused"]} if found["refused"] else {})}
     lines = [f"{number} {outcome.replace('-', ' ')}" for outcome, number in counts.items()]
     stages = {
-        one["stage"]: f"median {one['median']:.1f} s, 95th percentile {one['p95']:.1f} s"
+        one["stage"]: f"median {_duration(one['median'])}, 95th percentile {_duration(one['p95'])}"
         for one in found["latencies"]
     }
     print_facts({"hours": str(hours), "deliveries": ", ".join(lines) or "none", **stages})
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"

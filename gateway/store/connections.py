@@ -212,7 +212,7 @@ def receiver(conn: sqlalchemy.Connection, connection_id: str) -> Connection:
 def _found(conn: sqlalchemy.Connection, query: Select[Any], connection_id: str) -> Connection:
     row = conn.execute(query, {"of": connection_id}).one_or_none()
     if row is None:
-        raise NotFound(f"there is no connection {connection_id}")
+        raise NotFound(f"no connection has the id {connection_id}")
     return _record(row)
 
 
@@ -261,7 +261,7 @@ def find(conn: sqlalchemy.Connection, text: str) -> str:
     named = select(connections.c.id).where(connections.c.name == text, connections.c.deleted_at.is_(None))
     ids: list[str] = list(conn.execute(named.order_by(connections.c.created_at, connections.c.id)).scalars())
     if not ids:
-        raise NotFound(f"there is no connection with the id or the name {text}")
+        raise NotFound(f"no connection has the id or the name {text}")
     if len(ids) > 1:
         raise Invalid(f"several connections have the name {text}: name one by its id ({', '.join(ids)})")
     return ids[0]

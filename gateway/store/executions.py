@@ -279,7 +279,7 @@ def get(conn: sqlalchemy.Connection, request_id: str) -> StoredRequest:
     """Return an execution request. Raise `NotFound`."""
     found = _records(conn, select(executions).where(executions.c.id == request_id))
     if not found:
-        raise NotFound(f"there is no execution {request_id}")
+        raise NotFound(f"no execution has the id {request_id}")
     return found[0]
 
 

@@ -90,7 +90,7 @@ def get(
         query = query.with_for_update(read=not locked)
     row = conn.execute(query).one_or_none()
     if row is None:
-        raise NotFound(f"there is no identity with the id or the name {id_or_name}")
+        raise NotFound(f"no identity has the id or the name {id_or_name}")
     return from_row(Identity, row)
 
 
@@ -145,7 +145,7 @@ def delete(conn: sqlalchemy.Connection, identity_id: str) -> None:
     """Delete an identity and its secret. Raise `Conflict`, naming them, if connections use it."""
     locked = conn.execute(_select().where(identities.c.id == identity_id).with_for_update()).one_or_none()
     if locked is None:
-        raise NotFound(f"there is no identity {identity_id}")
+        raise NotFound(f"no identity has the id {identity_id}")
     used_by = [row.name for row in conn.execute(_users(identity_id))]
     if used_by:
         more = len(used_by) - _MAX_NAMED
@@ -162,7 +162,7 @@ def unseal(conn: sqlalchemy.Connection, keyring: Keyring, identity_id: str) -> U
     """Return an identity with its secret. Raise `NotFound`, or `SettingError` for another secret key."""
     row = conn.execute(select(identities).where(identities.c.id == identity_id)).one_or_none()
     if row is None:
-        raise NotFound(f"there is no identity {identity_id}")
+        raise NotFound(f"no identity has the id {identity_id}")
     secret = keyring.open(row.sealed, context=_context(identity_id)).decode()
     return Unsealed(identity=from_row(Identity, row), secret=secret)
 

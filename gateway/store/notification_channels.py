@@ -72,7 +72,7 @@ def get(conn: sqlalchemy.Connection, id_or_name: str, *, locked: bool = False) -
         query = query.with_for_update(key_share=True)
     row = conn.execute(query).one_or_none()
     if row is None:
-        raise NotFound(f"there is no notification channel with the id or the name {id_or_name}")
+        raise NotFound(f"no notification channel has the id or the name {id_or_name}")
     return from_row(Channel, row)
 
 
@@ -105,7 +105,7 @@ def address(conn: sqlalchemy.Connection, keyring: Keyring, channel_id: str) -> A
     """Return the secret part of a channel. Raise `NotFound`, or `SettingError` for another secret key."""
     sealed = conn.execute(select(channels.c.sealed).where(channels.c.id == channel_id)).scalar()
     if sealed is None:
-        raise NotFound(f"there is no notification channel {channel_id}")
+        raise NotFound(f"no notification channel has the id {channel_id}")
     return Address(**json.loads(keyring.open(sealed, context=_context(channel_id))))
 
 

@@ -62,4 +62,4 @@ def forget(conn: sqlalchemy.Connection, connection_id: str) -> None:
     mine = connections.c.id == connection_id, connections.c.deleted_at.is_(None)
     cleared = conn.execute(update(connections).where(*mine).values(repository_id=None, other_repository=None))
     if not cleared.rowcount:
-        raise NotFound(f"there is no connection {connection_id}")
+        raise NotFound(f"no connection has the id {connection_id}")

@@ -105,7 +105,7 @@ def get(conn: sqlalchemy.Connection, id_or_name: str, *, locked: bool = False) -
         query = query.with_for_update(key_share=True, of=connections)
     row = conn.execute(query).one_or_none()
     if row is None:
-        raise NotFound(f"there is no source with the id or the name {id_or_name}")
+        raise NotFound(f"no source has the id or the name {id_or_name}")
     return _record(row)
 
 

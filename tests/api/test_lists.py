@@ -112,7 +112,7 @@ def test_a_connection_is_named_by_its_id_or_its_name(service: Service, project: 
     for command in ("deliveries", "executions"):
         done = run_pushgate(command, "--connection", "digitz", service=service)
         assert (done.returncode, done.stdout) == (1, "")
-        assert "there is no connection with the id or the name digitz" in done.stderr
+        assert "no connection has the id or the name digitz" in done.stderr
     with pytest.raises(ApiError, match="no delivery has the id nope"):
         service.api.get("/executions", delivery="nope")
     service.api.send("DELETE", f"/connections/{one['id']}")

@@ -240,7 +240,7 @@ def test_requests_are_listed_by_what_was_reported(service: Service, project: Pro
 def test_an_unknown_execution_is_answered_and_explained(service: Service) -> None:
     """Whoever searches for the id finds that a runner has reported it."""
     name = "5c0ffee0-1a2b-5c3d-8e4f-0123456789ab"
-    with pytest.raises(ApiError, match=f"there is no execution {name}"):
+    with pytest.raises(ApiError, match=f"no execution has the id {name}"):
         service.api.send(
             "POST", f"/executions/{name}/status", report({"id": name}, "running", 1, runner="r 7")
         )

@@ -48,7 +48,7 @@ def test_a_source_has_a_webhook_rules_and_repositories(web: Service) -> None:
     named = ("name", "scope", "identity", "repositories", "listed_at", "reason")
     assert [made[field] for field in named] == ["acme", "owner", "acme-bot", {}, None, None]
     assert made["rules"][0]["project"] == "{name}"
-    assert refusal(web, "GET", f"/connections/{made['id']}") == f"there is no connection {made['id']}"
+    assert refusal(web, "GET", f"/connections/{made['id']}") == f"no connection has the id {made['id']}"
     assert web.api.get("/connections")["items"] == []
 
     path = f"/hooks/{made['id']}"
@@ -109,7 +109,7 @@ def test_what_cannot_be_a_source_is_one_sentence(web: Service) -> None:
         ({"url": "git@github.com:acme"}, "url: it must be the address of a web page, such as https://"),
         ({"url": "https://ada:secret@github.com/acme"}, "url: remove the user name and the password from it"),
         ({"name": "acme"}, "the name acme is taken, by connection"),
-        ({"identity": "nobody"}, "identity: there is no identity with the id or the name nobody"),
+        ({"identity": "nobody"}, "identity: no identity has the id or the name nobody"),
         ({"provider": "gitea", "url": "https://git.example"}, "identity: acme-bot is for github, but"),
         ({"url": "https://github.example/acme"}, "identity: acme-bot is for github.com, but"),
         (

@@ -225,7 +225,7 @@ def test_fetch_reports_the_look_that_it_requested(service: Service, githost: Git
     assert (done.returncode, done.stderr) == (0, "")
     assert "No ref has moved" in done.stdout
     done = run("fetch", "nope", service=service)
-    assert (done.returncode, "there is no connection nope" in done.stderr) == (1, True)
+    assert (done.returncode, "no connection has the id nope" in done.stderr) == (1, True)
 
 
 def test_fetch_ends_where_no_worker_runs(tmp_path: Path) -> None:

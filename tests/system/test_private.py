@@ -169,7 +169,7 @@ def test_a_token_is_sent_to_no_other_server(service: Service) -> None:
         ("/identities/bot", {"api_url": "https://evil.example"}, "give its token, too"),
         ("/identities/bot", {"api_url": "https://evil.example", "token": "t"}, "is at git.example"),
         ("/identities/bot", {"api_url": None, "token": "t"}, "runs on many servers"),
-        (f"/connections/{made['id']}", {"identity": "nobody"}, "there is no identity"),
+        (f"/connections/{made['id']}", {"identity": "nobody"}, "no identity has the id or the name nobody"),
     ):
         with pytest.raises(ApiError, match=expected):
             service.api.send("PATCH", path, change)

@@ -34,6 +34,8 @@ def visit(browser: Browser, service: Service, *, scripts: bool = True) -> Iterat
         page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
         page.goto("/")
         sign_in(page)
+        page.get_by_role("button", name="Sign out").wait_for()
+        page.wait_for_load_state()
         yield page
         assert complaints == []
 

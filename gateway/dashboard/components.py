@@ -165,9 +165,12 @@ _NO_BROKER = Component(
 def _broker(facts: StoreFacts, *, now: datetime) -> Component:
     backlog = facts.backlog
     if facts.outages:
-        outage = facts.outages[-1]
-        text = f"{outage.what.capitalize()}s are not published, and wait in the store: {outage.reason}."
-        return Component(name="Broker", state="failing", text=text, since=outage.since)
+        texts = (
+            f"{outage.what.capitalize()}s are not published, and wait in the store: {outage.reason}."
+            for outage in reversed(facts.outages)
+        )
+        since = min(outage.since for outage in facts.outages)
+        return Component(name="Broker", state="failing", text=" ".join(texts), since=since)
     if backlog.oldest_request is not None and now - backlog.oldest_request > _LONG:
         text = f"{backlog.requests} requests are not confirmed yet."
         return Component(name="Broker", state="warning", text=text, since=backlog.oldest_request)

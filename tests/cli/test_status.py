@@ -90,4 +90,6 @@ def test_the_exit_status_tells_wrong_usage_from_an_interruption() -> None:
             with request:
                 request.recv(1)
                 process.send_signal(signal.SIGINT)
-                assert process.wait(WAIT_SECONDS) == 130
+                status = process.wait(WAIT_SECONDS)
+            assert process.stderr is not None
+            assert status == 130, process.stderr.read()

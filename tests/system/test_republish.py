@@ -159,8 +159,8 @@ def test_an_execution_is_published_again_by_command_and_in_the_dashboard(
 
     with running_browser() as browser, visit(browser, publishing) as page:
         page.goto(path)
-        page.get_by_role("button", name="Republish").click()
-        expect(page.get_by_role("main")).to_contain_text("redrive 2, requested")
+        page.get_by_role("button", name="Put back").click()
+        expect(page.get_by_role("main")).to_contain_text("2 times, the last")
     third, _ = take(broker, queue)
     assert (third.message_id, third.headers["ce-redrive"]) == (first.message_id, "2")
     explained = run_pushgate("explain", execution["id"], service=publishing)
@@ -188,7 +188,7 @@ def test_an_execution_is_cancelled_and_run_again_by_command_and_in_the_dashboard
     with running_browser() as browser, visit(browser, publishing) as page:
         page.goto(f"/executions/{execution['id']}")
         page.get_by_role("button", name="Re-run").click()
-        page.get_by_role("link", name="this execution").click()
+        page.get_by_role("link", name=execution["id"]).click()
         expect(page.get_by_role("main")).to_contain_text("Re-run by")
     second, same = take(broker, queue)
     request = json.loads(second.body)
@@ -225,10 +225,10 @@ def test_without_a_broker_a_request_is_dropped_but_not_republished(
     assert (refused.returncode, "no broker is configured" in refused.stderr) == (1, True)
     with running_browser() as browser, visit(browser, service) as page:
         page.goto(f"/executions/{execution['id']}")
-        assert page.get_by_role("button", name="Republish").count() == 0
+        assert page.get_by_role("button", name="Put back").count() == 0
         page.get_by_role("button", name="Drop").click()
-        expect(page.get_by_role("main")).to_contain_text("dropped: an operator has dropped it")
-        assert page.get_by_role("button", name="Republish").count() == 0
+        expect(page.get_by_role("main")).to_contain_text("An operator has dropped it")
+        assert page.get_by_role("button", name="Put back").count() == 0
 
 
 @pytest.mark.parametrize("what", ["the file", "the package"])

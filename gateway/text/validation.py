@@ -67,7 +67,7 @@ def _faults(
 
 def suggestion(name: str, known: Collection[str]) -> str:
     """Return the end of a sentence about an unknown name: the most similar known name, or nothing."""
-    similar = get_close_matches(name, known, n=1, cutoff=0.7)
+    similar = get_close_matches(name, known, n=1, cutoff=0.65)
     return f"; do you mean {similar[0]}?" if similar else ""
 
 

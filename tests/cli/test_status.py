@@ -85,7 +85,9 @@ def test_the_exit_status_tells_wrong_usage_from_an_interruption() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         variables = {**os.environ, "PUSHGATE_URL": url, "PUSHGATE_ADMIN_TOKEN": "x"}
-        with subprocess.Popen([PUSHGATE, "connections"], env=variables, stderr=subprocess.PIPE) as process:
+        # Programs that a shell starts in the background ignore SIGINT, and so do their children.
+        command = ["env", "--default-signal=INT", PUSHGATE, "connections"]
+        with subprocess.Popen(command, env=variables, stderr=subprocess.PIPE) as process:
             request, _ = silent.accept()
             with request:
                 request.recv(1)

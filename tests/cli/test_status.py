@@ -86,7 +86,7 @@ def test_the_exit_status_tells_wrong_usage_from_an_interruption() -> None:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         variables = {**os.environ, "PUSHGATE_URL": url, "PUSHGATE_ADMIN_TOKEN": "x"}
         # Programs that a shell starts in the background ignore SIGINT, and so do their children.
-        command = ["env", "--default-signal=INT", PUSHGATE, "connections"]
+        command = ["env", "--default-signal=INT", str(PUSHGATE), "connections"]
         with subprocess.Popen(command, env=variables, stderr=subprocess.PIPE) as process:
             request, _ = silent.accept()
             with request:

@@ -21,7 +21,7 @@ COPY gateway gateway
 RUN python -m pip install --no-index --find-links /wheels --requirement requirements/build.txt \
     && python -m pip wheel --no-index --no-deps --no-build-isolation --wheel-dir /wheels . \
     && python -m venv --without-pip /opt/pushgate \
-    && python -m pip --python /opt/pushgate/bin/python install --no-compile --no-index --find-links /wheels /wheels/pushgate-*.whl
+    && python -m pip --python /opt/pushgate/bin/python install --no-compile --no-index --find-links /wheels 'pushgate[otlp]'
 # Remove what never runs: debug symbols, tests, and Python's installers, tutorials and GUI toolkits.
 # The libraries that wheels bundle in *.libs have been patched by their builders, and must not be stripped.
 WORKDIR /usr/local/lib/python3.11
@@ -32,7 +32,7 @@ RUN find /opt/pushgate -name '*.libs' -prune -o -name '*.so' -exec strip --strip
     && rm -rf /usr/local/include site-packages/* ensurepip idlelib lib2to3 pydoc_data tkinter turtle* lib-dynload/_tkinter.*
 # Compile bytecode only for what a start and the health check load; with a read-only root, none can be written later.
 RUN PUSHGATE_DATA_DIR=/tmp/pushgate /opt/pushgate/bin/pushgate migrate \
-    && /opt/pushgate/bin/python -c "import gateway.app, psycopg, urllib.request"
+    && /opt/pushgate/bin/python -c "import gateway.app, opentelemetry.exporter.otlp.proto.http.trace_exporter, psycopg, urllib.request"
 
 # The base of Python's own image, without pip and similar tools, which a later layer could not remove.
 FROM debian:trixie-20260918-slim@sha256:a99cfc517144bc59b1978475ec53b46ecabec7e43635402ee5b77cc54cd1b20a

@@ -85,7 +85,7 @@ lock: $(VENV)/.dev ## pin the dependencies of pyproject.toml, with hashes
 	  $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
 	    --custom-compile-command "make lock" --python-version 3.11 --upgrade \
 	    $$(test $$group = mutate && echo --constraint requirements/dev.txt) \
-	    --group $$group pyproject.toml --output-file requirements/$$group.txt; done
+	    --group $$group --extra otlp pyproject.toml --output-file requirements/$$group.txt; done
 
 clean: ## remove what make created
 	@rm -rf $(VENV) .pushgate build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

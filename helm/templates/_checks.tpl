@@ -49,9 +49,6 @@
 {{- if and $values.rabbitmq.topology (not $values.rabbitmq.enabled) -}}
 {{- fail "rabbitmq.topology describes the cluster of this release: set rabbitmq.enabled too, or settings.amqpDeclare: false if somebody else owns the topology" -}}
 {{- end -}}
-{{- if gt (add $values.preStopSeconds 15) (int64 $values.terminationGracePeriodSeconds) -}}
-{{- fail "a terminating pod serves for preStopSeconds, and then needs up to 15 seconds more: raise terminationGracePeriodSeconds" -}}
-{{- end -}}
 {{- range $component := list "web" "worker" -}}
 {{- $autoscaling := (index $values $component).autoscaling -}}
 {{- if and $autoscaling.enabled (gt (int $autoscaling.minReplicas) (int $autoscaling.maxReplicas)) -}}
@@ -71,37 +68,40 @@
 {{- if le (include "pushgate.quantity" $values.worker.storage.size | float64) ($budget | float64) -}}
 {{- fail (printf "worker.storage.size (%v) has no room for settings.mirrorBudget (%d bytes) and other files: raise worker.storage.size, or lower settings.mirrorBudget" $values.worker.storage.size (int64 $budget)) -}}
 {{- end -}}
-{{- range $name := list "podLabels" "serviceMonitor.labels" -}}
-{{- $labels := ternary $values.podLabels $values.serviceMonitor.labels (eq $name "podLabels") -}}
+{{- $labelled := dict "commonLabels" $values.commonLabels "serviceMonitor.labels" $values.serviceMonitor.labels "cloudnativepg.podMonitor.labels" $values.cloudnativepg.podMonitor.labels -}}
+{{- $annotated := dict "commonAnnotations" $values.commonAnnotations "serviceMonitor.annotations" $values.serviceMonitor.annotations -}}
+{{- $accounts := dict -}}
+{{- range $section := include "pushgate.sections" . | fromJsonArray -}}
+{{- $of := include "pushgate.component" (dict "root" $ "section" $section) | fromJson -}}
+{{- include "pushgate.checkPod" (merge (dict "root" $) $of) -}}
+{{- if and $of.serviceAccount.create (hasKey $accounts $of.account) -}}
+{{- fail (printf "the chart creates a ServiceAccount for each component, and two are named %s: give each its own name, or set serviceAccount.create: false" $of.account) -}}
+{{- end -}}
+{{- $_ := set $accounts $of.account true -}}
+{{- end -}}
+{{- range $section := list "" "web." "worker." "migration." "connections." "test." -}}
+{{- $pod := (ternary $values (index $values (trimSuffix "." $section) | default dict) (empty $section)).pod -}}
+{{- $_ := set $labelled (printf "%spod.labels" $section) (get $pod "labels" | default dict) -}}
+{{- $_ := set $annotated (printf "%spod.annotations" $section) (get $pod "annotations" | default dict) -}}
+{{- $_ := set $annotated (printf "%spod.workloadAnnotations" $section) (get $pod "workloadAnnotations" | default dict) -}}
+{{- end -}}
+{{- range $name, $labels := $labelled -}}
 {{- range $label, $_ := $labels -}}
 {{- if or (hasKey (include "pushgate.labels" (dict "root" $ "component" "any") | fromYaml) $label) (has $label (include "pushgate.controllersLabels" . | fromJsonArray)) -}}
 {{- fail (printf "%s: the chart or Kubernetes sets %s itself, and another value would break it: remove it" $name $label) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- range $annotation, $_ := $values.podAnnotations -}}
+{{- range $name, $annotations := $annotated -}}
+{{- range $annotation, $_ := $annotations -}}
 {{- if or (hasPrefix "helm.sh/" $annotation) (hasPrefix "checksum/" $annotation) -}}
-{{- fail (printf "podAnnotations: the chart sets %s itself if it is needed: remove it" $annotation) -}}
+{{- fail (printf "%s: the chart sets %s itself if it is needed: remove it" $name $annotation) -}}
 {{- end -}}
 {{- end -}}
-{{- $taken := list "/tmp" "/var/lib/pushgate" "/etc/pushgate/settings" -}}
-{{- range $values.mounts -}}
-{{- $path := clean .mountPath -}}
-{{- if has $path $taken -}}
-{{- fail (printf "mounts: something is mounted at %s already: choose another mountPath" $path) -}}
 {{- end -}}
-{{- $taken = append $taken $path -}}
-{{- end -}}
-{{- range $setting := list "amqpCaFile" "amqpCertFile" "amqpKeyFile" "signersFile" -}}
-{{- with get $values.settings $setting -}}
-{{- $file := . -}}
-{{- $isMounted := false -}}
-{{- range $values.mounts -}}
-{{- if hasPrefix (printf "%s/" (clean .mountPath)) $file }}{{ $isMounted = true }}{{ end -}}
-{{- end -}}
-{{- if not $isMounted -}}
-{{- fail (printf "settings.%s names %s, which is in no pod: add the Secret or ConfigMap that contains it to mounts" $setting $file) -}}
-{{- end -}}
+{{- with $values.cloudnativepg -}}
+{{- if and .enabled .backup.enabled (eq .backup.method "plugin") (not .backup.objectStore) -}}
+{{- fail "cloudnativepg.backup by the plugin needs an object store: name the ObjectStore in cloudnativepg.backup.objectStore" -}}
 {{- end -}}
 {{- end -}}
 {{- if and $values.ingress.enabled (not $values.ingress.hosts) -}}
@@ -109,5 +109,37 @@
 {{- end -}}
 {{- if and $values.httpRoute.enabled (not $values.httpRoute.parentRefs) -}}
 {{- fail "httpRoute.enabled needs its parent Gateway: set httpRoute.parentRefs" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Checks of the pod of a component. Takes a component with its root. */}}
+{{- define "pushgate.checkPod" -}}
+{{- $pod := .pod -}}
+{{- if gt (add $pod.preStopSeconds 15) (int64 $pod.terminationGracePeriodSeconds) -}}
+{{- fail "a terminating pod serves for preStopSeconds, and then needs up to 15 seconds more: raise pod.terminationGracePeriodSeconds" -}}
+{{- end -}}
+{{- $taken := list "/tmp" "/var/lib/pushgate" "/etc/pushgate/settings" "/etc/pushgate/connections" "/run/secrets/connections" -}}
+{{- $folders := list -}}
+{{- range concat $pod.mounts $pod.extraVolumeMounts -}}
+{{- $path := clean .mountPath -}}
+{{- if has $path $taken -}}
+{{- fail (printf "pod.mounts: something is mounted at %s already: choose another mountPath" $path) -}}
+{{- end -}}
+{{- $taken = append $taken $path -}}
+{{- $folders = append $folders $path -}}
+{{- end -}}
+{{- if has .section (list "web" "worker") -}}
+{{- range $setting := list "amqpCaFile" "amqpCertFile" "amqpKeyFile" "signersFile" -}}
+{{- with get $.root.Values.settings $setting -}}
+{{- $file := . -}}
+{{- $isMounted := false -}}
+{{- range $folders -}}
+{{- if or (eq . $file) (hasPrefix (printf "%s/" .) $file) }}{{ $isMounted = true }}{{ end -}}
+{{- end -}}
+{{- if not $isMounted -}}
+{{- fail (printf "settings.%s names %s, which is in no pod: add the Secret or ConfigMap that contains it to pod.mounts" $setting $file) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}

@@ -29,8 +29,8 @@ dots are replaced, or the name is too long, a hash keeps names distinct.
 
 {{/* Labels that never change, for selectors. Takes {root, component}. */}}
 {{- define "pushgate.selector" -}}
-app.kubernetes.io/name: {{ default .root.Chart.Name .root.Values.nameOverride }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/name: {{ default .root.Chart.Name .root.Values.nameOverride | quote }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 {{- with .component }}
 app.kubernetes.io/component: {{ . }}
 {{- end }}
@@ -44,6 +44,28 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end -}}
 
+{{/* Maps as one map, in YAML, or nothing if it is empty. Takes a list; a later map takes precedence. */}}
+{{- define "pushgate.joined" -}}
+{{- $joined := dict -}}
+{{- range $map := . -}}
+{{- range $key, $value := $map }}{{ $_ := set $joined $key $value }}{{ end -}}
+{{- end -}}
+{{- with $joined }}{{ toYaml . }}{{ end -}}
+{{- end -}}
+
+{{/* The metadata of an object or, without a name, of a pod. Takes {root, component, name, labels, annotations}. */}}
+{{- define "pushgate.metadata" -}}
+{{- with .name -}}
+name: {{ . }}
+{{ end -}}
+labels:
+  {{- include "pushgate.joined" (list .root.Values.commonLabels .labels (include "pushgate.labels" . | fromYaml)) | nindent 2 }}
+{{- with include "pushgate.joined" (list .root.Values.commonAnnotations .annotations) }}
+annotations:
+  {{- . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
 {{- define "pushgate.distributed" -}}
 {{- if eq .Values.mode "distributed" }}true{{ end -}}
 {{- end -}}
@@ -54,23 +76,6 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 
 {{- define "pushgate.fetcherName" -}}
 {{ include "pushgate.fullname" . }}{{ if eq .Values.mode "distributed" }}-worker{{ end }}
-{{- end -}}
-
-{{- define "pushgate.serviceAccount" -}}
-{{- if .Values.serviceAccount.create -}}
-{{ default (include "pushgate.fullname" .) .Values.serviceAccount.name }}
-{{- else -}}
-{{ default "default" .Values.serviceAccount.name }}
-{{- end -}}
-{{- end -}}
-
-{{/* If the chart creates no ServiceAccount, the named one exists already. */}}
-{{- define "pushgate.migrationServiceAccount" -}}
-{{- if .Values.serviceAccount.create -}}
-{{ include "pushgate.fullname" . }}-migrate
-{{- else -}}
-{{ include "pushgate.serviceAccount" . }}
-{{- end -}}
 {{- end -}}
 
 {{- define "pushgate.image" -}}

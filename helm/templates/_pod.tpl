@@ -1,209 +1,213 @@
 {{/*
 Whether pods run as the image's own user, 10001. OpenShift's restricted policy gives each namespace a range of users, and
-refuses pods that set a user outside it. Takes the root.
+refuses pods that set a user outside it. Takes a component with its root.
 */}}
 {{- define "pushgate.imageUser" -}}
-{{- $isOpenShift := .Capabilities.APIVersions.Has "security.openshift.io/v1" -}}
-{{- if or (eq .Values.user "image") (and (eq .Values.user "auto") (not $isOpenShift)) }}true{{ end -}}
+{{- $isOpenShift := .root.Capabilities.APIVersions.Has "security.openshift.io/v1" -}}
+{{- if or (eq .pod.user "image") (and (eq .pod.user "auto") (not $isOpenShift)) }}true{{ end -}}
 {{- end -}}
 
-{{/* Takes the root. */}}
+{{/* Takes a component with its root. */}}
 {{- define "pushgate.podSecurity" -}}
-runAsNonRoot: true
-{{- if include "pushgate.imageUser" . }}
-runAsUser: 10001
-runAsGroup: 10001
-fsGroup: 10001
-{{- end }}
-fsGroupChangePolicy: OnRootMismatch
-seccompProfile: {type: RuntimeDefault}
+{{- $user := ternary (dict "runAsUser" 10001 "runAsGroup" 10001 "fsGroup" 10001) (dict) (not (empty (include "pushgate.imageUser" .))) -}}
+{{- $own := dict "runAsNonRoot" true "fsGroupChangePolicy" "OnRootMismatch" "seccompProfile" (dict "type" "RuntimeDefault") -}}
+{{ include "pushgate.joined" (list $user $own .pod.securityContext) }}
 {{- end -}}
 
-{{/* Takes the root. */}}
+{{/* Takes a component with its root. */}}
 {{- define "pushgate.containerSecurity" -}}
-allowPrivilegeEscalation: false
-privileged: false
-readOnlyRootFilesystem: true
-runAsNonRoot: true
-{{- if include "pushgate.imageUser" . }}
-runAsUser: 10001
-runAsGroup: 10001
-{{- end }}
-capabilities: {drop: [ALL]}
-seccompProfile: {type: RuntimeDefault}
+{{- $user := ternary (dict "runAsUser" 10001 "runAsGroup" 10001) (dict) (not (empty (include "pushgate.imageUser" .))) -}}
+{{- $own := dict "allowPrivilegeEscalation" false "privileged" false "readOnlyRootFilesystem" true "runAsNonRoot" true -}}
+{{- $rights := dict "capabilities" (dict "drop" (list "ALL")) "seccompProfile" (dict "type" "RuntimeDefault") -}}
+{{ include "pushgate.joined" (list $user $own $rights .pod.containerSecurityContext) }}
 {{- end -}}
 
-{{/* What all pods have in common: no ServiceAccount token, no variables for Services. Takes the root. */}}
-{{- define "pushgate.podCommon" -}}
-automountServiceAccountToken: false
+{{/* The metadata of a pod. Takes a component with its root, and {annotations}; the chart's own take precedence. */}}
+{{- define "pushgate.podMetadata" -}}
+{{- $annotations := include "pushgate.joined" (list .pod.annotations .annotations) | fromYaml -}}
+{{ include "pushgate.metadata" (dict "root" .root "component" .component "labels" .pod.labels "annotations" $annotations) }}
+{{- end -}}
+
+{{/*
+The spec of a pod. Takes a component with its root, and the names of templates: {container: the main container, volumes: volumes
+other than the ones for /tmp and from values, migrates: whether the migration runs first}.
+*/}}
+{{- define "pushgate.podSpec" -}}
+{{- $pod := .pod -}}
+serviceAccountName: {{ .account }}
+automountServiceAccountToken: {{ $pod.automountServiceAccountToken }}
 enableServiceLinks: false
 securityContext:
   {{- include "pushgate.podSecurity" . | nindent 2 }}
-{{- with .Values.image.pullSecrets }}
+terminationGracePeriodSeconds: {{ int $pod.terminationGracePeriodSeconds }}
+{{- with .root.Values.image.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
   - name: {{ . }}
   {{- end }}
 {{- end }}
-{{- with .Values.nodeSelector }}
-nodeSelector:
-  {{- toYaml . | nindent 2 }}
+{{- range $key := list "nodeSelector" "tolerations" "affinity" "priorityClassName" "schedulerName" "runtimeClassName" "hostAliases" "dnsPolicy" "dnsConfig" }}
+{{- with get $pod $key }}
+{{ dict $key . | toYaml }}
 {{- end }}
-{{- with .Values.tolerations }}
-tolerations:
-  {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .Values.priorityClassName }}
-priorityClassName: {{ . }}
+{{- if not $pod.hostUsers }}
+hostUsers: false
 {{- end }}
-{{- end -}}
-
-{{/* Image and security context of every container that runs Pushgate. Takes the root. */}}
-{{- define "pushgate.containerCommon" -}}
-image: {{ include "pushgate.image" . | quote }}
-imagePullPolicy: {{ .Values.image.pullPolicy }}
-securityContext:
-  {{- include "pushgate.containerSecurity" . | nindent 2 }}
-{{- end -}}
-
-{{/* Resources of the containers that run once: the migration, the connections, the test. */}}
-{{- define "pushgate.smallResources" -}}
-requests: {cpu: 50m, memory: 128Mi, ephemeral-storage: 16Mi}
-limits: {cpu: "1", memory: 512Mi, ephemeral-storage: 128Mi}
-{{- end -}}
-
-{{/* The files of `mounts`, such as the certificate authority of the database: first the volume mounts, then the volumes. */}}
-{{- define "pushgate.mounts" -}}
-{{- range $index, $mount := .Values.mounts }}
-- {name: mount-{{ $index }}, mountPath: {{ $mount.mountPath | quote }}, readOnly: true}
-{{- end }}
-{{- end -}}
-{{- define "pushgate.mountedVolumes" -}}
-{{- range $index, $mount := .Values.mounts }}
-- name: mount-{{ $index }}
-  {{- if $mount.secret }}
-  secret: {secretName: {{ $mount.secret | quote }}, defaultMode: 0440}
-  {{- else }}
-  configMap: {name: {{ $mount.configMap | quote }}}
+{{- with $pod.topologySpreadConstraints }}
+topologySpreadConstraints:
+  {{- range . }}
+  {{- $picked := dict "labelSelector" (dict "matchLabels" (include "pushgate.selector" $ | fromYaml)) }}
+  - {{- include "pushgate.joined" (list $picked .) | nindent 4 }}
   {{- end }}
 {{- end }}
+{{- if or .migrates $pod.extraInitContainers }}
+initContainers:
+  {{- with $pod.extraInitContainers }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+  {{- if .migrates }}
+  - {{- include "pushgate.migrate" . | nindent 4 }}
+  {{- end }}
+{{- end }}
+containers:
+  - {{- include .container . | nindent 4 }}
+  {{- with $pod.extraContainers }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+volumes:
+  - name: tmp
+    emptyDir: {sizeLimit: 256Mi}
+  {{- with .volumes }}
+  {{- include . $ | trim | nindent 2 }}
+  {{- end }}
+  {{- range $index, $mount := $pod.mounts }}
+  - name: mount-{{ $index }}
+    {{- if $mount.secret }}
+    secret: {secretName: {{ $mount.secret | quote }}, defaultMode: 0440}
+    {{- else }}
+    configMap: {name: {{ $mount.configMap | quote }}}
+    {{- end }}
+  {{- end }}
+  {{- with $pod.extraVolumes }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 {{- end -}}
 
-{{/* The container that upgrades the schema. Takes the root. */}}
-{{- define "pushgate.migration" -}}
-name: migrate
-{{ include "pushgate.containerCommon" . }}
-args: [migrate]
+{{/*
+What every container of the chart has. Takes {of: a component with its root, resources, variables and volumeMounts: in YAML,
+variablesFrom: a Secret}.
+*/}}
+{{- define "pushgate.containerCommon" -}}
+{{- $pod := .of.pod -}}
+image: {{ include "pushgate.image" .of.root | quote }}
+imagePullPolicy: {{ .of.root.Values.image.pullPolicy }}
+securityContext:
+  {{- include "pushgate.containerSecurity" .of | nindent 2 }}
+{{- if or .variablesFrom $pod.envFrom }}
+envFrom:
+  {{- with .variablesFrom }}
+  - secretRef: {name: {{ . | quote }}}
+  {{- end }}
+  {{- with $pod.envFrom }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end }}
+{{- if or .variables $pod.env }}
 env:
-  {{- include "pushgate.secretVariables" (dict "root" . "which" (list "databaseUrl" "secretKey" "secretKeyPrevious")) | trim | nindent 2 }}
-resources:
-  {{- include "pushgate.smallResources" . | nindent 2 }}
-volumeMounts:
-  - {name: tmp, mountPath: /tmp}
-  - {name: data, mountPath: /var/lib/pushgate}
-  {{- with include "pushgate.mounts" . | trim }}
+  {{- with .variables }}
   {{- . | nindent 2 }}
   {{- end }}
-{{- end -}}
-
-{{/* The labels and annotations of a pod. Takes {root, component, annotations}; the chart's own take precedence. */}}
-{{- define "pushgate.podMetadata" -}}
-labels:
-  {{- include "pushgate.labels" . | nindent 2 }}
-  {{- with .root.Values.podLabels }}
+  {{- range $name, $value := $pod.env }}
+  - {{- merge (dict "name" $name) (ternary $value (dict "value" $value) (kindIs "map" $value)) | toYaml | nindent 4 }}
+  {{- end }}
+{{- end }}
+resources:
+  {{- toYaml (default .of.resources .resources) | nindent 2 }}
+volumeMounts:
+  - {name: tmp, mountPath: /tmp}
+  {{- with .volumeMounts }}
+  {{- . | nindent 2 }}
+  {{- end }}
+  {{- range $index, $mount := $pod.mounts }}
+  - {name: mount-{{ $index }}, mountPath: {{ $mount.mountPath | quote }}, readOnly: true}
+  {{- end }}
+  {{- with $pod.extraVolumeMounts }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
-{{- with merge (dict) (default (dict) .annotations) .root.Values.podAnnotations }}
-annotations:
-  {{- toYaml . | nindent 2 }}
+{{- end -}}
+
+{{/* The container that upgrades the schema, in a Job or before another. Takes a component with its root. */}}
+{{- define "pushgate.migrate" -}}
+{{- $secrets := include "pushgate.secretVariables" (dict "root" .root "which" (list "databaseUrl" "secretKey" "secretKeyPrevious")) | trim -}}
+{{- $own := dict "of" . "resources" .root.Values.migration.resources "variables" $secrets "volumeMounts" "- {name: data, mountPath: /var/lib/pushgate}" -}}
+name: migrate
+args: [migrate]
+{{ include "pushgate.containerCommon" $own }}
+{{- end -}}
+
+{{/* The volume for data that is lost with the pod. */}}
+{{- define "pushgate.scratch" -}}
+- name: data
+  emptyDir: {sizeLimit: 256Mi}
+{{- end -}}
+
+{{/* The container of a role. Takes a component with its root. */}}
+{{- define "pushgate.serve" -}}
+{{- $values := .root.Values -}}
+{{- $own := dict "of" . "variablesFrom" $values.packages.existingSecret "variables" (include "pushgate.serveVariables" .root) "volumeMounts" (include "pushgate.serveMounts" .) -}}
+name: pushgate
+args: [serve, --role, {{ .component }}]
+{{ include "pushgate.containerCommon" $own }}
+ports:
+  - {name: http, containerPort: 8080, protocol: TCP}
+startupProbe:
+  httpGet: {path: /startupz, port: http}
+  {{- toYaml .pod.startupProbe | nindent 2 }}
+livenessProbe:
+  httpGet: {path: /livez, port: http}
+  {{- toYaml .pod.livenessProbe | nindent 2 }}
+readinessProbe:
+  httpGet: {path: /readyz, port: http}
+  {{- toYaml .pod.readinessProbe | nindent 2 }}
+{{- with int .pod.preStopSeconds }}
+lifecycle:
+  preStop:
+    sleep: {seconds: {{ . }}}
 {{- end }}
 {{- end -}}
 
-{{/* The pod of a role. Takes {root, component, resources, scratch: whether its data is lost with the pod}. */}}
-{{- define "pushgate.pod" -}}
-{{- $root := .root -}}
-{{- $values := .root.Values -}}
-{{- $annotations := dict "checksum/settings" (include "pushgate.settings" $root | sha256sum) -}}
+{{- define "pushgate.serveVariables" -}}
+- {name: PUSHGATE_HOST, value: {{ .Values.listen | quote }}}
+- {name: PUSHGATE_CONFIG, value: /etc/pushgate/settings/settings.yaml}
+{{- if contains ":" .Values.listen }}
+- {name: PUSHGATE_URL, value: "http://[::1]:8080"}
+{{- end }}
+{{- include "pushgate.secretVariables" (dict "root" . "which" (list "secretKey" "secretKeyPrevious" "databaseUrl" "amqpUrl" "adminToken")) }}
+{{- end -}}
+
+{{- define "pushgate.serveMounts" -}}
+- {name: data, mountPath: /var/lib/pushgate}
+- {name: settings, mountPath: /etc/pushgate/settings, readOnly: true}
+{{- end -}}
+
+{{/* The volumes of a role. Workers have a claim for their data. */}}
+{{- define "pushgate.serveVolumes" -}}
+- name: settings
+  configMap: {name: {{ include "pushgate.fullname" .root }}}
+{{- if eq .component "web" }}
+{{ include "pushgate.scratch" . }}
+{{- end }}
+{{- end -}}
+
+{{/* The pod template of a role. Takes a component with its root. */}}
+{{- define "pushgate.servePod" -}}
+{{- $templates := dict "container" "pushgate.serve" "volumes" "pushgate.serveVolumes" "migrates" (include "pushgate.databaseIsMade" .root) -}}
 metadata:
+  {{- $annotations := dict "checksum/settings" (include "pushgate.settings" .root | sha256sum) }}
   {{- include "pushgate.podMetadata" (merge (dict "annotations" $annotations) .) | nindent 2 }}
 spec:
-  serviceAccountName: {{ include "pushgate.serviceAccount" $root }}
-  {{- include "pushgate.podCommon" $root | nindent 2 }}
   # The children of git outlive it when a fetch is interrupted; the shared process namespace reaps them.
   shareProcessNamespace: true
-  terminationGracePeriodSeconds: {{ int $values.terminationGracePeriodSeconds }}
-  {{- if $values.topologySpread.enabled }}
-  topologySpreadConstraints:
-    {{- range $values.topologySpread.topologyKeys }}
-    - topologyKey: {{ . }}
-      maxSkew: 1
-      whenUnsatisfiable: {{ $values.topologySpread.whenUnsatisfiable }}
-      labelSelector:
-        matchLabels:
-          {{- include "pushgate.selector" $ | nindent 10 }}
-    {{- end }}
-  {{- end }}
-  {{- if include "pushgate.databaseIsMade" $root }}
-  initContainers:
-    - {{- include "pushgate.migration" $root | nindent 6 }}
-  {{- end }}
-  containers:
-    - name: pushgate
-      {{- include "pushgate.containerCommon" $root | nindent 6 }}
-      args: [serve, --role, {{ .component }}]
-      {{- with $values.packages.existingSecret }}
-      envFrom:
-        - secretRef: {name: {{ . | quote }}}
-      {{- end }}
-      env:
-        - {name: PUSHGATE_HOST, value: {{ $values.listen | quote }}}
-        - {name: PUSHGATE_CONFIG, value: /etc/pushgate/settings/settings.yaml}
-        {{- if contains ":" $values.listen }}
-        - {name: PUSHGATE_URL, value: "http://[::1]:8080"}
-        {{- end }}
-        {{- $which := list "secretKey" "secretKeyPrevious" "databaseUrl" "amqpUrl" "adminToken" }}
-        {{- include "pushgate.secretVariables" (dict "root" $root "which" $which) | trim | nindent 8 }}
-        {{- range $name, $value := $values.env }}
-        - {name: {{ $name }}, value: {{ $value | quote }}}
-        {{- end }}
-      ports:
-        - {name: http, containerPort: 8080, protocol: TCP}
-      startupProbe:
-        httpGet: {path: /startupz, port: http}
-        periodSeconds: 2
-        failureThreshold: 60
-      livenessProbe:
-        httpGet: {path: /livez, port: http}
-        periodSeconds: 10
-        timeoutSeconds: 5
-      readinessProbe:
-        httpGet: {path: /readyz, port: http}
-        periodSeconds: 5
-        timeoutSeconds: 5
-      {{- with int $values.preStopSeconds }}
-      lifecycle:
-        preStop:
-          sleep: {seconds: {{ . }}}
-      {{- end }}
-      resources:
-        {{- toYaml .resources | nindent 8 }}
-      volumeMounts:
-        - {name: tmp, mountPath: /tmp}
-        - {name: data, mountPath: /var/lib/pushgate}
-        - {name: settings, mountPath: /etc/pushgate/settings, readOnly: true}
-        {{- with include "pushgate.mounts" $root | trim }}
-        {{- . | nindent 8 }}
-        {{- end }}
-  volumes:
-    - name: tmp
-      emptyDir: {sizeLimit: 256Mi}
-    - name: settings
-      configMap: {name: {{ include "pushgate.fullname" $root }}}
-    {{- if .scratch }}
-    - name: data
-      emptyDir: {sizeLimit: 256Mi}
-    {{- end }}
-    {{- with include "pushgate.mountedVolumes" $root | trim }}
-    {{- . | nindent 4 }}
-    {{- end }}
+  {{- include "pushgate.podSpec" (merge $templates .) | nindent 2 }}
 {{- end -}}

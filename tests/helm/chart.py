@@ -60,7 +60,7 @@ VARIANTS = {
         "embedded",
         """
         networkPolicy: {enabled: false}
-        topologySpread: {enabled: false}
+        pod: {topologySpreadConstraints: []}
         serviceAccount: {create: false}
         ingress: {enabled: false}
         """,
@@ -93,15 +93,16 @@ VARIANTS = {
           amqpLanes: [fast, slow]
           bodyLimit: 26214400
           reconcileGrace: 20
-        env: {HTTPS_PROXY: "http://proxy.example.com:3128", SSL_CERT_FILE: /etc/pushgate/tls/ca.crt}
-        mounts:
-          - {mountPath: /etc/pushgate/tls, secret: amqp-tls}
-          - {mountPath: /etc/pushgate/signers, configMap: signers}
-        nodeSelector: {disk: ssd}
-        tolerations: [{key: dedicated, operator: Equal, value: ml, effect: NoSchedule}]
-        podAnnotations: {team: ml}
-        podLabels: {team: ml}
-        priorityClassName: platform
+        pod:
+          env: {HTTPS_PROXY: "http://proxy.example.com:3128", SSL_CERT_FILE: /etc/pushgate/tls/ca.crt}
+          mounts:
+            - {mountPath: /etc/pushgate/tls, secret: amqp-tls}
+            - {mountPath: /etc/pushgate/signers, configMap: signers}
+          nodeSelector: {disk: ssd}
+          tolerations: [{key: dedicated, operator: Equal, value: ml, effect: NoSchedule}]
+          annotations: {team: ml}
+          labels: {team: ml}
+          priorityClassName: platform
         connections: {prune: true}
         serviceMonitor: {enabled: true}
         """,
@@ -109,19 +110,20 @@ VARIANTS = {
     "with-what-a-platform-has": (
         "production",
         """
-        httpRoute:
+        httpRoute: {enabled: false}
+        ingress:
           enabled: true
-          parentRefs: [{name: public, namespace: gateways}]
-          hostnames: [hooks.example.com]
-        ingress: {enabled: false}
+          hosts: [hooks.example.com]
+          tls: [{secretName: hooks-tls, hosts: [hooks.example.com]}]
         networkPolicy:
-          webhooks: {from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: gateways}}}]}
+          webhooks: {from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: ingress}}}]}
         serviceMonitor: {enabled: true, labels: {release: prometheus}}
         worker: {storage: {storageClass: fast}}
-        podAnnotations: {sidecar.istio.io/inject: "false"}
-        podLabels: {team: ml, app.kubernetes.io/part-of: platform}
-        priorityClassName: platform
-        user: platform
+        pod:
+          annotations: {sidecar.istio.io/inject: "false"}
+          labels: {team: ml, app.kubernetes.io/part-of: platform}
+          priorityClassName: platform
+          user: platform
         """,
     ),
     "keda": (
@@ -134,8 +136,7 @@ VARIANTS = {
         web: {autoscaling: {enabled: false}}
         worker: {autoscaling: {enabled: true, by: cpu}}
         podDisruptionBudget: {enabled: false}
-        preStopSeconds: 0
-        mounts: [{mountPath: /etc/pushgate/database, secret: database-ca}]
+        pod: {preStopSeconds: 0, mounts: [{mountPath: /etc/pushgate/database, secret: database-ca}]}
         """,
     ),
     "external-secret": (
@@ -161,7 +162,7 @@ VARIANTS = {
         """
         secrets: {databaseUrl: {existingSecret: ""}, amqpUrl: {existingSecret: ""}}
         cloudnativepg: {enabled: true, storage: {size: 50Gi, storageClass: fast}}
-        mounts: [{mountPath: /etc/pushgate/database, secret: database-ca}]
+        pod: {mounts: [{mountPath: /etc/pushgate/database, secret: database-ca}]}
         rabbitmq: {enabled: true, topology: true, storage: {storageClass: fast}}
         settings: {amqpLanes: [fast], amqpQueue: acme.executions}
         """,
@@ -211,7 +212,7 @@ def render(
     return rendered
 
 
-class _Strict(yaml.SafeLoader):
+class _Strict(yaml.CSafeLoader):
     """A loader like Helm's, which refuses equal keys: with PyYAML's own, the last one would win."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
@@ -222,8 +223,8 @@ class _Strict(yaml.SafeLoader):
 
 
 @functools.cache
-def _manifests(name: str, kubernetes: str, release: str) -> str:
-    return json.dumps(objects(render(value_sets()[name], kubernetes=kubernetes, release=release)))
+def _manifests(name: str, release: str) -> str:
+    return json.dumps(objects(render(value_sets()[name], release=release)))
 
 
 def objects(rendered: Mapping[str, str]) -> list[Manifest]:
@@ -232,9 +233,9 @@ def objects(rendered: Mapping[str, str]) -> list[Manifest]:
     return [one for text in texts for one in yaml.load_all(text, _Strict) if one is not None]
 
 
-def manifests(name: str, *, kubernetes: str = KUBERNETES[-1], release: str = RELEASE) -> list[Manifest]:
+def manifests(name: str, *, release: str = RELEASE) -> list[Manifest]:
     """Return the objects that this value set renders to."""
-    found: list[Manifest] = json.loads(_manifests(name, kubernetes, release))
+    found: list[Manifest] = json.loads(_manifests(name, release))
     return found
 
 

@@ -243,9 +243,14 @@ def test_connections_are_a_file_that_the_gateway_reads() -> None:
         name: of_kind(name, "Job")[0]["spec"]["template"]["spec"]["containers"][0]
         for name in ("embedded", "placed")
     }
-    assert jobs["embedded"]["args"] == ["apply", "--file", "/etc/pushgate/connections.yaml"]
-    assert jobs["placed"]["args"] == ["apply", "--file", "/etc/pushgate/connections.yaml", "--prune"]
-    assert {"/etc/pushgate", "/run/secrets/connections", "/tmp"} == {  # noqa: S108 - the mounts' own names
+    assert jobs["embedded"]["args"] == ["apply", "--file", "/etc/pushgate/connections/connections.yaml"]
+    assert jobs["placed"]["args"] == [
+        "apply",
+        "--file",
+        "/etc/pushgate/connections/connections.yaml",
+        "--prune",
+    ]
+    assert {"/etc/pushgate/connections", "/run/secrets/connections", "/tmp"} == {  # noqa: S108 - the mounts' own names
         one["mountPath"] for one in jobs["embedded"]["volumeMounts"]
     }
     assert _variables(jobs["embedded"]) == {

@@ -8,6 +8,7 @@ from tests.helm.chart import (
     Manifest,
     containers,
     manifests,
+    merged,
     objects,
     of_kind,
     pods,
@@ -63,10 +64,10 @@ def test_openshift_chooses_the_user(name: str) -> None:
     own = {"runAsUser", "runAsGroup", "fsGroup"}
     values = value_sets()[name]
     openshift = ("security.openshift.io/v1",)
-    assert _users(objects(render({**values, "user": "auto"}, apis=openshift))) == set()
-    assert _users(objects(render({**values, "user": "auto"}))) == own
-    assert _users(objects(render({**values, "user": "platform"}))) == set()
-    assert _users(objects(render({**values, "user": "image"}, apis=openshift))) == own
+    assert _users(objects(render(merged(values, {"pod": {"user": "auto"}}), apis=openshift))) == set()
+    assert _users(objects(render(merged(values, {"pod": {"user": "auto"}})))) == own
+    assert _users(objects(render(merged(values, {"pod": {"user": "platform"}})))) == set()
+    assert _users(objects(render(merged(values, {"pod": {"user": "image"}}), apis=openshift))) == own
 
 
 @pytest.mark.parametrize("name", ["with-what-a-platform-has", "placed"])
@@ -77,8 +78,8 @@ def test_every_pod_has_the_labels_and_annotations_that_are_asked_for(name: str) 
     assert {where.split("/")[0] for where in found} >= {"StatefulSet", "Job", "Pod"}
     for where, pod in found.items():
         metadata = pod["metadata"]
-        assert values["podLabels"].items() <= metadata["labels"].items(), where
-        assert values["podAnnotations"].items() <= metadata["annotations"].items(), where
+        assert values["pod"]["labels"].items() <= metadata["labels"].items(), where
+        assert values["pod"]["annotations"].items() <= metadata["annotations"].items(), where
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -163,11 +164,11 @@ def test_a_pod_that_is_not_to_wait_has_no_hook() -> None:
     ("name", "path"), [("by-cpu", "database"), ("operators", "database"), ("placed", "tls")]
 )
 def test_what_is_mounted_is_there_for_the_migration_too(name: str, path: str) -> None:
-    """The URL of the database may name a file, and so every container with that URL has it."""
+    """The URL of the database may name a file; every container of the chart has what is mounted."""
     for _, pod in pods(of_kind(name, "Deployment", "StatefulSet", "Job")):
         for container in containers(pod):
             mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
-            assert (f"/etc/pushgate/{path}" in mounted) == (container["args"][0] in {"serve", "migrate"})
+            assert f"/etc/pushgate/{path}" in mounted
 
 
 def test_a_changed_setting_changes_the_pods() -> None:

@@ -42,23 +42,36 @@ def _objects(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]
 def test_no_object_is_open() -> None:
     """Every object of the schema refuses unknown keys or defines their form; except foreign ones."""
     open_ones = {path for path, schema in _objects(SCHEMA) if "additionalProperties" not in schema}
-    assert open_ones == {"/properties/global"}
+    assert open_ones == {"/properties/global", "/definitions/foreign"}
 
 
-def _sections(values: Values, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    yield path
+def _resolved(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema itself, in place of a reference to it."""
+    while "properties" not in schema and ("$ref" in schema or "allOf" in schema):
+        schema = (
+            schema["allOf"][0] if "allOf" in schema else SCHEMA["definitions"][schema["$ref"].split("/")[-1]]
+        )
+    return schema
+
+
+def _sections(
+    values: Values, schema: dict[str, Any], path: tuple[str, ...] = ()
+) -> Iterator[tuple[str, Values, dict[str, Any]]]:
+    """Yield each section with fixed keys: its path, its defaults, and the schemas of its keys."""
+    properties = _resolved(schema).get("properties")
+    if properties is None:
+        return
+    yield ".".join(path), values, properties
     for key, value in values.items():
         if isinstance(value, dict):
-            yield from _sections(value, (*path, key))
+            yield from _sections(value, properties[key], (*path, key))
 
 
-# Names in these are free.
-MAPS = {"annotations", "env", "labels", "podAnnotations", "podLabels", "nodeSelector"}
 DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
-SECTIONS = [".".join(path) for path in _sections(DEFAULTS) if not set(path) & MAPS]
+SECTIONS = list(_sections(DEFAULTS, SCHEMA))
 
 
-@pytest.mark.parametrize("section", SECTIONS)
+@pytest.mark.parametrize("section", [path for path, _, _ in SECTIONS])
 def test_unknown_keys_are_refused_everywhere(section: str) -> None:
     """A typing error in any section stops the installation, and is named."""
     values: Values = {"replicaCount": 2}
@@ -68,9 +81,15 @@ def test_unknown_keys_are_refused_everywhere(section: str) -> None:
         render(values)
 
 
+# Maps in the form of Kubernetes, of which the chart sets a part.
+OF_KUBERNETES = {"resources", "startupProbe", "livenessProbe", "readinessProbe", "strategy", "updateStrategy"}
+
+
 def test_every_default_has_a_schema() -> None:
-    """The schema has exactly the keys that values.yaml contains."""
-    assert set(DEFAULTS) | {"global"} == set(SCHEMA["properties"])
+    """The schema has exactly the keys that values.yaml contains. An empty map overrides another, or is of Kubernetes."""
+    for path, values, properties in SECTIONS:
+        if values and not OF_KUBERNETES & set(path.split(".")):
+            assert set(values) == set(properties) - {"global"}, path
 
 
 @pytest.mark.parametrize(
@@ -112,13 +131,13 @@ def test_every_default_has_a_schema() -> None:
         ("minimal", "rabbitmq: {topology: true}", "set rabbitmq.enabled too"),
         ("minimal", "ingress: {enabled: true}", "set ingress.hosts"),
         ("minimal", "httpRoute: {enabled: true}", "set httpRoute.parentRefs"),
-        ("minimal", "mounts: [{mountPath: /x, secret: a, configMap: b}]", "at '/mounts/0'"),
+        ("minimal", "pod: {mounts: [{mountPath: /x, secret: a, configMap: b}]}", "at '/pod/mounts/0'"),
         ("minimal", "settings: {secretKey: hidden}", "additional properties 'secretKey' not allowed"),
         ("minimal", "publicUrl: hooks.example.com", "at '/publicUrl'"),
         ("minimal", "nameOverride: Hooks", "at '/nameOverride'"),
         ("minimal", f"fullnameOverride: {'a' * 37}", "at '/fullnameOverride'"),
-        ("minimal", "env: {PUSHGATE_PORT: '80'}", "invalid propertyName 'PUSHGATE_PORT'"),
-        ("minimal", "preStopSeconds: 16", "raise terminationGracePeriodSeconds"),
+        ("minimal", "pod: {env: {PUSHGATE_PORT: '80'}}", "invalid propertyName 'PUSHGATE_PORT'"),
+        ("minimal", "pod: {preStopSeconds: 16}", "raise pod.terminationGracePeriodSeconds"),
         (
             "production",
             "web: {autoscaling: {minReplicas: 10}}",
@@ -127,26 +146,34 @@ def test_every_default_has_a_schema() -> None:
         ("minimal", "mode: cluster", "at '/mode'"),
         (
             "minimal",
-            "podLabels: {app.kubernetes.io/name: web}",
+            "pod: {labels: {app.kubernetes.io/name: web}}",
             "Kubernetes sets app.kubernetes.io/name itself",
         ),
-        ("minimal", "podLabels: {helm.sh/chart: a}", "sets helm.sh/chart itself"),
+        ("minimal", "pod: {labels: {helm.sh/chart: a}}", "sets helm.sh/chart itself"),
         (
             "minimal",
-            "podLabels: {batch.kubernetes.io/job-name: a}",
+            "pod: {labels: {batch.kubernetes.io/job-name: a}}",
             "sets batch.kubernetes.io/job-",
         ),
-        ("minimal", "podLabels: {team: two words}", "at '/podLabels/team'"),
-        ("minimal", "podLabels: {'two words': ml}", "invalid propertyName 'two words'"),
-        ("minimal", "nodeSelector: {disk: 'a/b'}", "at '/nodeSelector/disk'"),
+        ("minimal", "pod: {labels: {team: two words}}", "at '/pod/labels/team'"),
+        ("minimal", "pod: {labels: {'two words': ml}}", "invalid propertyName 'two words'"),
+        ("minimal", "pod: {nodeSelector: {disk: 'a/b'}}", "at '/pod/nodeSelector/disk'"),
         (
             "minimal",
             "serviceMonitor: {labels: {app.kubernetes.io/instance: a}}",
             "serviceMonitor.labels: ",
         ),
-        ("minimal", "podAnnotations: {helm.sh/hook: test}", "podAnnotations: the chart sets helm.sh/hook"),
-        ("minimal", "podAnnotations: {checksum/settings: a}", "podAnnotations: the chart sets checksum/"),
-        ("minimal", "podAnnotations: {'two words': a}", "invalid propertyName 'two words'"),
+        (
+            "minimal",
+            "pod: {annotations: {helm.sh/hook: test}}",
+            "pod.annotations: the chart sets helm.sh/hook",
+        ),
+        (
+            "minimal",
+            "pod: {annotations: {checksum/settings: a}}",
+            "pod.annotations: the chart sets checksum/",
+        ),
+        ("minimal", "pod: {annotations: {'two words': a}}", "invalid propertyName 'two words'"),
         (
             "minimal",
             "worker: {storage: {size: 40Gi}}",
@@ -169,20 +196,24 @@ def test_every_default_has_a_schema() -> None:
             "web: {resources: {requests: {cpu: 2500m}}}",
             "asks for more cpu (2500m)",
         ),
-        ("minimal", "mounts: [{mountPath: /tmp/, secret: a}]", "something is mounted at /tmp already"),
+        ("minimal", "pod: {mounts: [{mountPath: /tmp/, secret: a}]}", "something is mounted at /tmp already"),
         (
             "minimal",
-            "mounts: [{mountPath: /x, secret: a}, {mountPath: /x, secret: b}]",
+            "pod: {mounts: [{mountPath: /x, secret: a}, {mountPath: /x, secret: b}]}",
             "something is mounted at /x already",
         ),
         (
             "minimal",
-            "{settings: {amqpCaFile: /etc/tls/ca.crt}, mounts: [{mountPath: /etc/tl, secret: a}]}",
+            "{settings: {amqpCaFile: /etc/tls/ca.crt}, pod: {mounts: [{mountPath: /etc/tl, secret: a}]}}",
             "settings.amqpCaFile names /etc/tls/ca.crt, which is in no pod",
         ),
-        ("minimal", "topologySpread: {topologyKeys: [a, a]}", "at '/topologySpread/topologyKeys'"),
-        ("minimal", "priorityClassName: High Priority", "at '/priorityClassName'"),
-        ("minimal", "user: '10001'", "at '/user'"),
+        (
+            "minimal",
+            "pod: {topologySpreadConstraints: [{topologyKey: a}]}",
+            "at '/pod/topologySpreadConstraints/0'",
+        ),
+        ("minimal", "pod: {priorityClassName: High Priority}", "at '/pod/priorityClassName'"),
+        ("minimal", "pod: {user: '10001'}", "at '/pod/user'"),
     ],
 )
 def test_what_cannot_work_is_refused_before_it_is_installed(base: str, text: str, sentence: str) -> None:
@@ -211,12 +242,13 @@ def test_labels_beside_the_charts_own_are_let_through() -> None:
 
 
 def test_what_production_names_is_there_on_any_cluster() -> None:
-    """Only Kubernetes' own kinds, and only secrets that the page creates or the ingress may lack.
+    """Kubernetes' own kinds and a route of the Gateway API, and only secrets that the page creates.
 
     With a missing PriorityClass every pod is refused; with a missing StorageClass pods stay pending.
     """
     found = manifests("production")
-    assert {(one["apiVersion"], one["kind"]) for one in found} <= OWN
+    route = ("gateway.networking.k8s.io/v1", "HTTPRoute")
+    assert {(one["apiVersion"], one["kind"]) for one in found} - OWN == {route}
     text = json.dumps(found)
     assert [
         word for word in ("priorityClassName", "storageClassName", "runtimeClassName") if word in text

@@ -243,13 +243,8 @@ def test_connections_are_a_file_that_the_gateway_reads() -> None:
         name: of_kind(name, "Job")[0]["spec"]["template"]["spec"]["containers"][0]
         for name in ("embedded", "placed")
     }
-    assert jobs["embedded"]["args"] == ["apply", "--file", "/etc/pushgate/connections/connections.yaml"]
-    assert jobs["placed"]["args"] == [
-        "apply",
-        "--file",
-        "/etc/pushgate/connections/connections.yaml",
-        "--prune",
-    ]
+    apply = ["apply", "--file", "/etc/pushgate/connections/connections.yaml"]
+    assert [one["args"] for one in jobs.values()] == [apply, [*apply, "--prune"]]
     assert {"/etc/pushgate/connections", "/run/secrets/connections", "/tmp"} == {  # noqa: S108 - the mounts' own names
         one["mountPath"] for one in jobs["embedded"]["volumeMounts"]
     }

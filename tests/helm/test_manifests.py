@@ -65,7 +65,7 @@ def _validator(kind: str, api_version: str, kubernetes: str) -> Draft202012Valid
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kubernetes", [KUBERNETES[0], KUBERNETES[-1]])
 def test_helm_lints_every_value_set(name: str, kubernetes: str) -> None:
-    """`helm lint --strict` reports only that there is no icon; kinds that are deprecated remain so in newer versions."""
+    """`helm lint --strict` reports only that there is no icon. Newer versions deprecate more."""
     report = lint(CHART, value_sets()[name], strict=True, kube_version=f"v{kubernetes}.0")
     assert ([one["error"] for one in report["messages"]], report["errors"]) == (["icon is recommended"], [])
 

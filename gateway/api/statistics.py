@@ -10,7 +10,7 @@ from starlette.requests import Request
 from gateway.api.openapi import Operation
 from gateway.api.query import whole_number
 from gateway.api.views import View, view_of
-from gateway.intake.lookup_cache import LookupCache
+from gateway.intake.lookup_cache import MAX_AGE, LookupCache
 from gateway.store import statistics
 from gateway.store.database import Database
 from gateway.store.statistics import MAX_HOURS
@@ -50,7 +50,7 @@ class StatisticsView(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
-    """The endpoint for statistics. All requests share what is at most two seconds old."""
+    """The endpoint for statistics. Requests share what is counted."""
 
     database: Database
     _counted: LookupCache[StatisticsView] = field(init=False)
@@ -70,9 +70,9 @@ class Statistics:
         hours = whole_number(request.query_params.get("hours", "24"), "hours", most=MAX_HOURS)
         return await self.of_the_last(hours)
 
-    async def of_the_last(self, hours: int) -> StatisticsView:
-        """Return the statistics of the last hours."""
-        return await self._counted.find(str(hours))
+    async def of_the_last(self, hours: int, *, max_age: float = MAX_AGE) -> StatisticsView:
+        """Return the statistics of the last hours, at most `max_age` seconds old."""
+        return await self._counted.find(str(hours), max_age=max_age)
 
     def forget(self) -> None:
         """Count again at the next request, because something has changed."""

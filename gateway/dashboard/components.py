@@ -22,6 +22,9 @@ from gateway.text.sentences import begin_sentence
 
 State = Literal["ok", "warning", "failing", "off", "unknown"]
 
+MAX_AGE = 10.0
+"""How many seconds old the overview may be: an open page refreshes itself more often."""
+
 # Longer than the pauses between tries that only a short disturbance needs.
 _LONG = timedelta(minutes=10)
 # A bucket that does not answer must not delay the overview.
@@ -76,7 +79,7 @@ class Components:
     _checked: LookupCache[str | None] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Start with an empty cache: all viewers share a check of the package storage for two seconds."""
+        """Start with an empty cache: all viewers share a check of the package storage."""
         self._checked = LookupCache(self._check_storage)
 
     def forget(self) -> None:
@@ -114,7 +117,7 @@ class Components:
         return Component(name="Database", state="ok", text=f"{kind}: {where}")
 
     async def _storage(self) -> Component:
-        reason = await self._checked.find(_STORAGE)
+        reason = await self._checked.find(_STORAGE, max_age=MAX_AGE)
         since = self._since(_STORAGE, is_failing=reason is not None)
         if reason is None:
             return Component(name=_STORAGE, state="ok", text="Packages can be stored.")

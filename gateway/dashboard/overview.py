@@ -17,7 +17,7 @@ from gateway.api.health_overview import in_states
 from gateway.api.statistics import Statistics, StatisticsView
 from gateway.api.views import DeliveryView
 from gateway.dashboard.charts import span_bars, stacked_bars
-from gateway.dashboard.components import Components, StoreFacts
+from gateway.dashboard.components import MAX_AGE, Components, StoreFacts
 from gateway.dashboard.contents import newest
 from gateway.dashboard.rendering import Renderer
 from gateway.errors import StoreUnavailable
@@ -129,8 +129,8 @@ class _Standing:
 class Overview:
     """The handler of the overview.
 
-    All viewers share what is counted and examined, which is at most two seconds old. What an action has
-    changed is read again: see `forget`.
+    All viewers share what is counted and examined, which is at most ten seconds old; an open page gets what
+    was read for its refresh before. What an action has changed is read again: see `forget`.
     """
 
     components: Components
@@ -161,10 +161,11 @@ class Overview:
             return self.renderer.page("overview.html", 503, components=components, has_store=False)
 
     async def _shown(self, now: datetime) -> Response:
-        database = self.components.database
-        standing = await self._standing.find(_ALL)
-        deliveries, planned = await database.read(_newest, self.executions)
-        counted = await self.statistics.of_the_last(_HOURS)
+        standing, (deliveries, planned), counted = await asyncio.gather(
+            self._standing.find(_ALL, max_age=MAX_AGE),
+            self.components.database.read(_newest, self.executions),
+            self.statistics.of_the_last(_HOURS, max_age=MAX_AGE),
+        )
         return self.renderer.page(
             "overview.html",
             has_store=True,

@@ -1,6 +1,7 @@
-"""A cache of what many requests read, such as webhooks and open pages, each entry at most two seconds old."""
+"""A cache of what many requests read, such as webhooks and open pages."""
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -8,15 +9,16 @@ from typing import Generic, TypeVar
 
 from gateway.errors import NotFound, StoreUnavailable
 
-# How long other processes may use an entry as it was before a change in this process.
-_TTL = 2.0
+MAX_AGE = 2.0
+"""How many seconds other processes may use an entry as it was before a change in this process."""
+
 MAX_CACHED = 50_000
 
 Value = TypeVar("Value")
 
 
 class LookupCache(Generic[Value]):
-    """Values by key, as they were at most two seconds ago."""
+    """Values by key, as they were at most two seconds ago unless a request accepts older ones."""
 
     def __init__(
         self, read: Callable[[str], Awaitable[Value]], *, clock: Callable[[], float] = time.monotonic
@@ -28,16 +30,23 @@ class LookupCache(Generic[Value]):
         # All requests for a key share one lookup: dozens wait whenever a busy entry expires.
         self._lookups: dict[str, asyncio.Task[Value]] = {}
 
-    async def find(self, key: str, *, seconds: float | None = None) -> Value:
-        """Return a value. Raise `StoreUnavailable` if the lookup takes longer than `seconds`, if any."""
+    async def find(self, key: str, *, seconds: float | None = None, max_age: float = MAX_AGE) -> Value:
+        """Return a value that is at most `max_age` seconds old.
+
+        One that is older than two seconds is returned at once, and read again for the next request. Raise
+        `StoreUnavailable` if a lookup that is waited for takes longer than `seconds`, if any.
+        """
         entry = self._cached.get(key)
-        if entry is not None and self._clock() - entry[0] < _TTL:
+        age = math.inf if entry is None else self._clock() - entry[0]
+        if entry is not None and age < MAX_AGE:
             return entry[1]
         lookup = self._lookups.get(key)
         if lookup is None:
             lookup = asyncio.create_task(self._look_up(key))
             self._lookups[key] = lookup
             lookup.add_done_callback(partial(self._end_lookup, key))
+        if entry is not None and age < max_age:
+            return entry[1]
         try:
             async with asyncio.timeout(seconds):
                 return await asyncio.shield(lookup)

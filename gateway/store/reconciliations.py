@@ -7,7 +7,7 @@ that one process reconciles at a time, and another takes over when that process 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -205,7 +205,10 @@ def give_back(conn: sqlalchemy.Connection, reconciliation: Reconciliation, *, no
 
 def states(conn: sqlalchemy.Connection, of: Sequence[str]) -> dict[str, ReconciliationState]:
     """Return the state of each connection's reconciliations."""
-    rows = conn.execute(select(reconciliations).where(among(conn, reconciliations.c.connection, of)))
+    # Not all columns: `seen` may be as long as a repository's list of refs.
+    names = ("connection", *(each.name for each in fields(ReconciliationState)))
+    query = select(*(reconciliations.c[name] for name in names))
+    rows = conn.execute(query.where(among(conn, reconciliations.c.connection, of)))
     return {row.connection: from_row(ReconciliationState, row) for row in rows}
 
 

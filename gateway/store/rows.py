@@ -18,7 +18,8 @@ def from_row(kind: type[T], row: Row[*tuple[Any, ...]], **given: Any) -> T:
     `given` are the fields that differ from their column, or have none. Raise `KeyError` for another field
     without a column, even if it has a default: the query has omitted it.
     """
-    columns = row._mapping  # noqa: SLF001 - public, as in a named tuple
+    # A third of the time of looking each one up in `_mapping`, which matters for lists.
+    columns = dict(zip(row._fields, row, strict=True))
     return kind(**{name: columns[name] for name in _field_names(kind) if name not in given}, **given)
 
 

@@ -20,6 +20,16 @@ SECRET = b"a secret of this connection"
 KEYRING = Keyring("k" * 32)
 
 
+class Clock:
+    """A clock that is set by hand."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        """Return the time that was set."""
+        return self.now
+
+
 class Answer(NamedTuple):
     """An answer of the endpoint."""
 

@@ -17,7 +17,7 @@ from gateway.store.database import Database
 from providers import PROVIDERS
 from providers.model import Repository
 from testing.records import NOW, connection
-from tests.intake.local import KEYRING
+from tests.intake.local import KEYRING, Clock
 
 T = TypeVar("T")
 
@@ -31,16 +31,6 @@ class CountingDatabase(Database):
         """Count the lookup, and do it."""
         self.looks += 1
         return await super().look_up(work, *args, **kwargs)
-
-
-class Clock:
-    """A clock that is set by hand."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        """Return the time that was set."""
-        return self.now
 
 
 @pytest.fixture

@@ -195,9 +195,14 @@ def _chart() -> Chart:
 
 
 def render(
-    values: Values, *, kubernetes: str = KUBERNETES[-1], release: str = RELEASE, apis: tuple[str, ...] = ()
+    values: Values,
+    *,
+    kubernetes: str = KUBERNETES[-1],
+    release: str = RELEASE,
+    apis: tuple[str, ...] = (),
+    chart: Chart | None = None,
 ) -> dict[str, str]:
-    """Render the chart; texts by the template's path. Raises `HelmError` where Helm refuses.
+    """Render the chart, or another one; texts by the template's path. Raises `HelmError` where Helm refuses.
 
     `apis` are those that the cluster has in addition to Kubernetes' own. The library's `render` has no
     parameter for the version of Kubernetes; the function that it calls has.
@@ -205,9 +210,9 @@ def render(
     options = json.dumps(
         {"name": release, "namespace": NAMESPACE, "kube_version": kubernetes, "api_versions": list(apis)}
     )
-    chart = _chart()._raw()  # noqa: SLF001 - the handle, see above
+    handle = (chart or _chart())._raw()  # noqa: SLF001 - see above
     rendered: dict[str, str] = json.loads(
-        _native.call_string("helm_render", chart, json.dumps(values), options)
+        _native.call_string("helm_render", handle, json.dumps(values), options)
     )
     return rendered
 

@@ -31,7 +31,9 @@ CUSTOM = {
     ("keda.sh/v1alpha1", "ScaledObject"),
     ("keda.sh/v1alpha1", "TriggerAuthentication"),
     ("monitoring.coreos.com/v1", "ServiceMonitor"),
+    ("monitoring.coreos.com/v1", "PodMonitor"),
     ("postgresql.cnpg.io/v1", "Cluster"),
+    ("postgresql.cnpg.io/v1", "ScheduledBackup"),
     ("rabbitmq.com/v1beta1", "Binding"),
     ("rabbitmq.com/v1beta1", "Exchange"),
     ("rabbitmq.com/v1beta1", "Policy"),
@@ -132,7 +134,7 @@ def test_a_long_name_of_a_release_is_no_trouble(name: str) -> None:
         for one in objects:
             assert len(one["metadata"]["name"]) <= LONGEST.get(one["kind"], 253), one["metadata"]["name"]
         both.append({(one["kind"], one["metadata"]["name"]) for one in objects})
-    assert name == "placed" or both[0] & both[1] == set()  # whose name is fixed
+    assert name in {"placed", "everything"} or both[0] & both[1] == set()  # whose names are fixed
 
 
 def test_a_second_release_picks_no_pod_of_the_first() -> None:
@@ -212,6 +214,10 @@ def test_a_workload_that_is_scaled_names_no_number_of_its_own(name: str) -> None
         assert ("replicas" in one["spec"]) == (one["metadata"]["name"] not in scaled)
 
 
+def _ports(section: Any) -> list[int]:
+    return section.get("ports", []) if isinstance(section, dict) else []
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_network_policies_deny_by_default(name: str) -> None:
     """A policy selects every pod for both directions; only git and webhooks are open to the world."""
@@ -226,11 +232,14 @@ def test_network_policies_deny_by_default(name: str) -> None:
                 and _picks(one["spec"]["podSelector"]["matchLabels"], pod["metadata"]["labels"])
                 for one in policies
             ), (where, direction)
+    own = {
+        port for section in value_sets()[name].get("networkPolicy", {}).values() for port in _ports(section)
+    }
     ports = {
         rule_port["port"]
         for one in policies
         for rule in one["spec"].get("egress", [])
         for rule_port in rule["ports"]
     }
-    assert ports <= {22, 53, 443, 5353, 5432, 5671, 5672, 8080}
+    assert ports <= {22, 53, 443, 5432, 5671, 5672, 8080} | own
     assert all(rule["ports"] for one in policies for rule in one["spec"].get("ingress", []))

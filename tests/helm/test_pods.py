@@ -19,20 +19,24 @@ from tests.helm.chart import (
 
 @pytest.mark.parametrize("name", NAMES)
 def test_pods_are_restricted(name: str) -> None:
-    """Each pod meets the restricted Pod Security Standard, and has no token of the cluster.
+    """Each pod meets the restricted Pod Security Standard, and has a token of the cluster only on request.
 
     https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
     """
     for _, pod in pods(manifests(name)):
         spec = pod["spec"]
-        assert (spec["automountServiceAccountToken"], spec["enableServiceLinks"]) == (False, False)
+        token = value_sets()[name].get("pod", {}).get("automountServiceAccountToken", False)
+        assert (spec["automountServiceAccountToken"], spec["enableServiceLinks"]) == (token, False)
         assert (
             spec["securityContext"]["runAsNonRoot"],
             spec["securityContext"]["seccompProfile"],
         ) == (True, {"type": "RuntimeDefault"})
         assert {volume for one in spec["volumes"] for volume in one if volume != "name"} <= {
             "configMap",
+            "csi",
             "emptyDir",
+            "persistentVolumeClaim",
+            "projected",
             "secret",
         }
         for container in containers(pod):
@@ -41,8 +45,14 @@ def test_pods_are_restricted(name: str) -> None:
                 context["allowPrivilegeEscalation"],
                 context["readOnlyRootFilesystem"],
                 context["runAsNonRoot"],
-                context["capabilities"]["drop"],
-            ) == (False, True, True, ["ALL"])
+                context["capabilities"],
+            ) == (False, True, True, {"drop": ["ALL"]})
+            assert context.get("seccompProfile", {}).get("type", "RuntimeDefault") != "Unconfined"
+            assert not context.get("privileged")
+            assert not {"procMount", "seLinuxOptions", "appArmorProfile"} & context.keys()
+            assert not any("hostPort" in port for port in container.get("ports", []))
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+        assert not {"sysctls", "seLinuxOptions", "appArmorProfile"} & spec["securityContext"].keys()
 
 
 def _users(objects: list[Manifest]) -> set[str]:
@@ -144,7 +154,7 @@ def test_distributed_has_web_and_worker_pods() -> None:
 def test_pods_are_probed_and_end_in_order(name: str) -> None:
     """Three probes; the grace period exceeds the removal from the endpoints plus the longest request."""
     for _, pod in pods(of_kind(name, "Deployment", "StatefulSet")):
-        (container,) = pod["spec"]["containers"]
+        container, *_ = pod["spec"]["containers"]
         assert [
             container[probe]["httpGet"]["path"]
             for probe in ("startupProbe", "livenessProbe", "readinessProbe")

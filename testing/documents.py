@@ -19,6 +19,7 @@ from gateway.messages.execution_request import schema
 from gateway.messages.execution_status import status_schema
 from gateway.publish.asyncapi import document
 from gateway.publish.topology import Topology
+from testing.chart_values import values_page
 from testing.example import messages
 from testing.references import commands_page, settings_page
 from testing.rights import rights_table
@@ -31,6 +32,7 @@ GUIDE = FOLDER / "message.md"
 """The guide for authors of runners: an example follows each comment such as `<!-- example: step -->`."""
 PUBLIC_URL = "https://pushgate.example.com"
 """Where the gateway of the OpenAPI document in docs/ is."""
+CHART_README = ROOT / "helm" / "README.md"
 CONNECT = FOLDER / "connect.md"
 """The page with the table of rights, between comments."""
 
@@ -41,6 +43,7 @@ def main() -> None:
     """Write the references, the examples of messages with their guide, and the documents for machines."""
     for page, text in references().items():
         _write_text(FOLDER / page, text)
+    _write_text(CHART_README, values_page())
     # First, because the schemas contain them.
     for name, examples in messages().items():
         _write(EXAMPLES / f"{name}.json", examples)

@@ -8,7 +8,12 @@ import pytest
 
 from tests.docs.documented import PAGES, ROOT
 
-OTHERS = [ROOT / "CHANGELOG.md", ROOT / "SECURITY.md", ROOT / "examples" / "README.md"]
+OTHERS = [
+    ROOT / "CHANGELOG.md",
+    ROOT / "SECURITY.md",
+    ROOT / "examples" / "README.md",
+    ROOT / "helm" / "README.md",
+]
 
 
 @cache

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from gateway.settings import Settings
-from testing.documents import FOLDER, references
+from testing.chart_values import values_page
+from testing.documents import CHART_README, FOLDER, references
 
 GATEWAY = Path(__file__).parents[2] / "gateway"
 
@@ -15,6 +16,7 @@ def test_the_references_are_those_of_the_code() -> None:
     """If this fails, run `make documents`, and read the difference."""
     made = references()
     assert {page: (FOLDER / page).read_text(encoding="utf-8") for page in made} == made
+    assert CHART_README.read_text(encoding="utf-8") == values_page()
 
 
 @pytest.mark.parametrize(("role", "other"), [("web", "worker"), ("worker", "web")])

@@ -99,6 +99,14 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- with $values.service -}}
+{{- if and (eq .type "ClusterIP") (or .externalTrafficPolicy .nodePort) -}}
+{{- fail "service.externalTrafficPolicy and service.nodePort are for traffic from outside: set service.type to NodePort or LoadBalancer" -}}
+{{- end -}}
+{{- if and (ne .type "LoadBalancer") (or .loadBalancerClass .loadBalancerSourceRanges) -}}
+{{- fail "service.loadBalancerClass and service.loadBalancerSourceRanges need a load balancer: set service.type to LoadBalancer" -}}
+{{- end -}}
+{{- end -}}
 {{- with $values.cloudnativepg -}}
 {{- if and .enabled .backup.enabled (eq .backup.method "plugin") (not .backup.objectStore) -}}
 {{- fail "cloudnativepg.backup by the plugin needs an object store: name the ObjectStore in cloudnativepg.backup.objectStore" -}}

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from helm_python import Chart
 
-from tests.helm.chart import CHART, Values, manifests, merged, pods, read_values, render, value_sets
+from tests.helm.chart import CHART, Values, manifests, merged, objects, pods, read_values, render, value_sets
 
 DEFAULTS: Values = yaml.safe_load((CHART / "values.yaml").read_text())
 
@@ -44,6 +44,9 @@ INSTEAD = {
     "worker.autoscaling.targetMemory": "worker: {autoscaling: {by: cpu}}",
     "podDisruptionBudget.maxUnavailable": "podDisruptionBudget: {minAvailable: ''}",
     "rabbitmq.enabled": "rabbitmq: {topology: false}",
+    "service.type": """
+        service: {externalTrafficPolicy: "", nodePort: 0, loadBalancerClass: "", loadBalancerSourceRanges: []}
+        """,
     "cloudnativepg.backup.snapshotClass": "cloudnativepg: {backup: {method: volumeSnapshot}}",
 }
 
@@ -177,8 +180,8 @@ def test_every_pod_has_its_values() -> None:
 def test_every_object_has_the_common_labels_and_annotations() -> None:
     """And every pod; except the objects that the values themselves contain."""
     everything = value_sets()["everything"]
-    objects = [one for one in manifests("everything") if not one["metadata"]["name"].endswith("further")]
-    for metadata in [one["metadata"] for one in [*objects, *(pod for _, pod in pods(objects))]]:
+    own = [one for one in manifests("everything") if not one["metadata"]["name"].endswith("further")]
+    for metadata in [one["metadata"] for one in [*own, *(pod for _, pod in pods(own))]]:
         assert everything["commonLabels"].items() <= metadata["labels"].items(), metadata
         assert everything["commonAnnotations"].items() <= metadata["annotations"].items(), metadata
 
@@ -194,3 +197,18 @@ def test_every_component_has_an_account_of_its_own() -> None:
         "production": {f"acme-pushgate-{one}" for one in ("web", "worker", "migrate", "test")},
         "everything": {f"pushgate-{one}" for one in ("web", "git", "schema", "apply", "probe")},
     }
+
+
+def test_a_deployment_that_is_recreated_has_no_rolling_update() -> None:
+    """Of the defaults, because the API server refuses both."""
+    values = merged(value_sets()["production"], {"web": {"strategy": {"type": "Recreate"}}})
+    [web] = [one for one in objects(render(values)) if one["kind"] == "Deployment"]
+    assert web["spec"]["strategy"] == {"type": "Recreate"}
+
+
+def test_snapshots_of_the_database_need_no_class() -> None:
+    """The section is there all the same: CloudNativePG refuses backups of a cluster without it."""
+    backup = {"enabled": True, "method": "volumeSnapshot"}
+    values = merged(value_sets()["operators"], {"cloudnativepg": {"backup": backup}})
+    [cluster] = [one for one in objects(render(values)) if one["kind"] == "Cluster"]
+    assert cluster["spec"]["backup"] == {"volumeSnapshot": {}}

@@ -214,6 +214,37 @@ def test_every_default_has_a_schema() -> None:
         ),
         ("minimal", "pod: {priorityClassName: High Priority}", "at '/pod/priorityClassName'"),
         ("minimal", "pod: {user: '10001'}", "at '/pod/user'"),
+        ("minimal", "commonLabels: {helm.sh/chart: a}", "commonLabels: "),
+        ("minimal", "worker: {pod: {labels: {app.kubernetes.io/name: a}}}", "worker.pod.labels: "),
+        (
+            "minimal",
+            "test: {pod: {workloadAnnotations: {helm.sh/hook: a}}}",
+            "test.pod.workloadAnnotations: ",
+        ),
+        ("minimal", "migration: {pod: {preStopSeconds: 1}}", "invalid propertyName 'preStopSeconds'"),
+        ("minimal", "pod: {env: {A: {valueFrom: {}, value: a}}}", "at '/pod/env/A'"),
+        (
+            "minimal",
+            "podDisruptionBudget: {maxUnavailable: half}",
+            "at '/podDisruptionBudget/maxUnavailable'",
+        ),
+        ("minimal", "service: {externalTrafficPolicy: Local}", "set service.type to NodePort or LoadBal"),
+        ("minimal", "service: {loadBalancerClass: a/b}", "set service.type to LoadBalancer"),
+        (
+            "production",
+            "{web: {serviceAccount: {name: a}}, worker: {serviceAccount: {name: a}}}",
+            "two are named a",
+        ),
+        (
+            "minimal",
+            "cloudnativepg: {enabled: true, backup: {enabled: true}}",
+            "a database is named, but mode embedded",
+        ),
+        (
+            "operators",
+            "cloudnativepg: {backup: {enabled: true}}",
+            "name the ObjectStore in cloudnativepg.backup.objectStore",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_before_it_is_installed(base: str, text: str, sentence: str) -> None:
@@ -306,3 +337,16 @@ def test_the_notes_contain_the_next_step() -> None:
     assert "pushgate connect https://github.com/OWNER/NAME.git" in notes
     assert "There is no broker" in notes
     assert "There is no broker" not in render(value_sets()["production"])["pushgate/templates/NOTES.txt"]
+
+
+def test_the_comparison_with_other_charts_names_values_that_exist() -> None:
+    """In the column of this chart."""
+    page = (CHART.parent / "docs" / "kubernetes.md").read_text()
+    table = page.split("## Compared with other charts")[1].split("\n## ")[0]
+    rows = [line.split("|")[2] for line in table.splitlines() if line.startswith("| ")]
+    named = {name for row in rows for name in re.findall(r"`([^`/]+)`", row)}
+    assert len(named) > 60
+    for name in named:
+        section: Any = DEFAULTS
+        for key in name.split("."):
+            section = section[key]

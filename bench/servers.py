@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from gateway.api.http_meter import HttpMeter
 from gateway.crypto.keyring import Keyring
 from gateway.intake.connection_cache import ConnectionCache
 from gateway.intake.group_commit import DeliveryWriter
@@ -25,6 +26,7 @@ from gateway.store import connections, sources
 from gateway.store.accept import NewDelivery, Receipt
 from gateway.store.connections import Connection
 from gateway.store.database import Database
+from gateway.store.measures import measure
 from gateway.store.sources import Source
 from gateway.store.tables import source_repositories
 from testing.github import REPOSITORY_ID
@@ -130,7 +132,8 @@ def webhook(url: str, *, accepts: type[DeliveryWriter] = DeliveryWriter, by_sour
     endpoint = WebhookEndpoint(
         ConnectionCache(database, keyring), writer, refusals, body_limit=25 * 1024 * 1024
     )
-    return WebhooksFirst(endpoint, Starlette(lifespan=lifespan))
+    measure(database)
+    return HttpMeter(WebhooksFirst(endpoint, Starlette(lifespan=lifespan)))
 
 
 if __name__ == "__main__":

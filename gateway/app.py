@@ -1,8 +1,10 @@
 """The composition root: builds the service from the settings. Read from top to bottom to see what runs."""
 
 import asyncio
+import platform
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 
 import structlog
 from starlette.applications import Starlette
@@ -11,17 +13,21 @@ from starlette.types import ASGIApp
 
 from gateway.api.endpoints import on_http_error
 from gateway.api.health import Health
+from gateway.api.http_meter import HttpMeter
 from gateway.api.problems import on_bug, on_error
+from gateway.api.scrape import Scrape
 from gateway.data_dir import DataDir
 from gateway.errors import PushgateError
 from gateway.intake.group_commit import DeliveryWriter
 from gateway.intake.refusal_log import RefusalLog
 from gateway.intake.uptime import Uptime
 from gateway.intake.webhook import WebhooksFirst
-from gateway.roles.parts import shared_parts
+from gateway.metrics import BUILD_INFO
+from gateway.roles.parts import Parts, shared_parts
 from gateway.roles.web import Web, build_web
 from gateway.roles.worker import build_worker
 from gateway.settings import Settings
+from gateway.store.measures import measure
 from gateway.store.notify import PostgresBridge
 
 log = structlog.get_logger()
@@ -36,6 +42,8 @@ class Service:
         self.closing = False
         self._tasks: list[asyncio.Task[None]] = []
         parts = shared_parts(settings, opened)
+        measure(parts.database)
+        _describe(parts)
         self._database = parts.database
         self._writer = DeliveryWriter(parts.database, notify=parts.pushes.notify)
         self._refusals = RefusalLog(parts.database)
@@ -55,8 +63,8 @@ class Service:
             is_closing=lambda: self.closing,
             scratch=None if settings.role == "web" else settings.data_dir / "mirrors",
             serves_webhooks=settings.role != "worker",
-            has_broker=settings.amqp_url is not None,
         )
+        scrape = _build_scrape(parts, health)
         web = None
         if settings.role != "worker":
             web = build_web(
@@ -67,11 +75,11 @@ class Service:
                 is_closing=lambda: self.closing,
                 disk_trouble=health.disk_trouble,
             )
-        self.application = self._build_application(web, health)
+        self.application = HttpMeter(self._build_application(web, health, scrape))
 
-    def _build_application(self, web: Web | None, health: Health) -> ASGIApp:
+    def _build_application(self, web: Web | None, health: Health, scrape: Scrape) -> ASGIApp:
         application = Starlette(
-            routes=[*(web.routes if web else []), *health.routes()],
+            routes=[*(web.routes if web else []), *health.routes(), *scrape.routes()],
             exception_handlers={
                 PushgateError: on_error,
                 HTTPException: web.pages.errors.on_http_error if web else on_http_error,
@@ -108,3 +116,25 @@ class Service:
             # Only once: a second cancellation would interrupt the release.
             if not task.cancelling():
                 task.cancel()
+
+
+def _build_scrape(parts: Parts, health: Health) -> Scrape:
+    folders = {"data": parts.settings.data_dir, "mirrors": health.scratch}
+    return Scrape(
+        database=parts.database,
+        disk_trouble=health.disk_trouble,
+        folders={label: folder for label, folder in folders.items() if folder is not None},
+        is_worker=health.scratch is not None,
+        has_broker=parts.settings.amqp_url is not None,
+    )
+
+
+def _describe(parts: Parts) -> None:
+    """Set the metric that says what runs here."""
+    BUILD_INFO.labels(
+        version=version("pushgate"),
+        python=platform.python_version(),
+        git=parts.git_version,
+        role=parts.settings.role,
+        database="sqlite" if parts.database.is_embedded else "postgresql",
+    ).set(1)

@@ -1,156 +1,304 @@
-"""Metrics for Prometheus. Labels have few values, and contain no secrets and no names.
+"""Metrics for Prometheus. Labels have few values, and contain no secret, path, repository or person.
 
-Where several processes share a port, Prometheus reaches any of them, and gets the metrics of all:
-https://prometheus.github.io/client_python/multiprocess/
+Hosts are the only names among them, and only the first ones are: see `Hosts`. docs/observability.md lists all
+metrics; `make documents` writes it. Where several processes share a port, each one reports what all of them
+have counted: see `gateway.api.exposition`.
 """
 
-import os
+from collections.abc import Sequence
+from typing import Literal, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
-# The library's variable for the folder of shared counters; the library reads it when it is imported.
-_SHARED = "PROMETHEUS_MULTIPROC_DIR"
+# When a counter began: nobody uses it, and it would double the number of series.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 REGISTRY = CollectorRegistry()
 
-DELIVERIES = Counter(
-    "pushgate_deliveries", "Recorded deliveries.", ["provider", "verdict"], registry=REGISTRY
+Stage = Literal["accept", "queue", "fetch", "plan", "publish"]
+"""The stages of a push, one after the other: none overlaps the next."""
+
+_SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_LONG = (*_SHORT, 30, 60, 300)
+# Fewer, because each series of a host has all of them.
+_OF_HOST = (0.1, 0.25, 1, 2.5, 10, 60, 300, 1800)
+_OF_ROUTE = (0.005, 0.025, 0.1, 0.25, 1, 2.5, 10)
+_MAX_HOSTS = 30
+_OTHER = "other"
+
+# How the values of several processes become one. Of the whole store, the latest value is right, whichever
+# process has read it.
+_Mode = Literal["mostrecent", "livesum", "livemin"]
+
+
+class Hosts:
+    """The values of a label `host`: the first hosts by their names, all others as `other`."""
+
+    def __init__(self, most: int = _MAX_HOSTS) -> None:
+        """Begin without hosts."""
+        self._most = most
+        self._known: set[str] = set()
+
+    def label(self, host: str) -> str:
+        """Return the value for a host."""
+        if host not in self._known:
+            if len(self._known) >= self._most:
+                return _OTHER
+            self._known.add(host)
+        return host
+
+
+GIT_HOSTS = Hosts()
+"""The hosts that repositories are fetched from."""
+
+API_HOSTS = Hosts()
+"""The hosts of providers' APIs."""
+
+
+def _counter(name: str, text: str, *labels: str) -> Counter:
+    return Counter(name, text, labels, registry=REGISTRY)
+
+
+def _gauge(name: str, text: str, *labels: str, mode: _Mode = "mostrecent") -> Gauge:
+    return Gauge(name, text, labels, registry=REGISTRY, multiprocess_mode=mode)
+
+
+def _histogram(name: str, text: str, *labels: str, buckets: Sequence[float] = _SHORT) -> Histogram:
+    return Histogram(name, text, labels, registry=REGISTRY, buckets=buckets)
+
+
+# HTTP
+HTTP_SECONDS = _histogram(
+    "pushgate_http_request_seconds",
+    "Time until the answer to an HTTP request began, by the template of its route.",
+    "method",
+    "route",
+    "status",
+    buckets=_OF_ROUTE,
 )
-REFUSED = Counter(
-    "pushgate_refused",
-    "Webhook requests that were refused.",
-    ["status", "reason"],
-    registry=REGISTRY,
+HTTP_CONNECTIONS = _gauge("pushgate_http_connections", "Open HTTP connections of clients.", mode="livesum")
+HTTP_CONNECTIONS_LIMIT = _gauge(
+    "pushgate_http_connections_limit", "How many HTTP connections may be open.", mode="livesum"
 )
-SETTLED = Counter(
-    "pushgate_ref_updates_settled", "Ref updates that are settled.", ["state"], registry=REGISTRY
+
+# The webhook endpoint
+DELIVERIES = _counter("pushgate_deliveries", "Recorded deliveries.", "provider", "verdict")
+REFUSED = _counter("pushgate_refused", "Webhook requests that were refused.", "status", "reason")
+PROVIDER_LAG = _histogram(
+    "pushgate_provider_lag_seconds",
+    "Time from the push to the arrival of its webhook, where the payload has the time of the push.",
+    "provider",
+    buckets=(0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600),
 )
-PUBLISHED = Counter(
-    "pushgate_requests_published", "Execution requests that the broker confirmed.", registry=REGISTRY
-)
-EVENTS_PUBLISHED = Counter(
-    "pushgate_events_published", "Events that the broker confirmed.", registry=REGISTRY
-)
-UNDELIVERABLE = Counter(
-    "pushgate_messages_undeliverable",
-    "Messages that the broker refused permanently.",
-    ["what"],
-    registry=REGISTRY,
-)
-STATUSES = Counter(
-    "pushgate_statuses",
-    "Verdicts on commits by provider and outcome: sent, postponed, or refused for good.",
-    ["provider", "outcome"],
-    registry=REGISTRY,
-)
-NOTIFICATIONS = Counter(
-    "pushgate_notifications",
-    "Messages to notification channels by kind and outcome: sent, postponed, or refused for good.",
-    ["kind", "outcome"],
-    registry=REGISTRY,
-)
-WEBHOOK_REPAIRS = Counter(
-    "pushgate_webhook_repairs",
-    "Registered webhooks that differed from what is needed, and were repaired.",
-    registry=REGISTRY,
-)
-REDELIVERIES_REQUESTED = Counter(
-    "pushgate_redeliveries_requested",
-    "Failed deliveries that providers were requested to send again.",
-    ["provider"],
-    registry=REGISTRY,
-)
-REDELIVERIES_FAILED = Counter(
-    "pushgate_redeliveries_failed",
-    "Deliveries that were given up because they failed each time they were requested.",
-    ["provider"],
-    registry=REGISTRY,
-)
-STAGE = Histogram(
+
+# The way of a push
+STAGE = _histogram(
     "pushgate_stage_seconds",
-    "Duration of a stage: accepting a delivery, fetching and planning a batch, from the webhook to the plan,"
-    " and from the plan to the broker's confirm.",
-    ["stage"],
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
-    registry=REGISTRY,
+    "Duration of a stage: `accept` a delivery; `queue`, from the webhook to the start of the fetch; `fetch`"
+    " and `plan` of a batch; `publish`, from the plan to the broker's confirm.",
+    "stage",
+    buckets=_LONG,
 )
-# Gauges of the whole store, read at each scrape: the latest value is right, whichever process read it.
-PENDING_UPDATES = Gauge(
-    "pushgate_pending_ref_updates",
-    "Pending ref updates.",
-    registry=REGISTRY,
-    multiprocess_mode="mostrecent",
+PUSH_SECONDS = _histogram(
+    "pushgate_push_seconds",
+    "Time from the webhook of a push until its ref update was settled.",
+    buckets=_LONG,
 )
-OLDEST_PENDING = Gauge(
-    "pushgate_oldest_pending_seconds",
-    "Age of the oldest pending ref update.",
-    registry=REGISTRY,
-    multiprocess_mode="mostrecent",
+SETTLED = _counter("pushgate_ref_updates_settled", "Ref updates that are settled.", "state")
+POSTPONED = _counter(
+    "pushgate_ref_updates_postponed",
+    "Tries of ref updates that failed and are repeated.",
+    "host",
+    "reason",
 )
-PENDING_REQUESTS = Gauge(
-    "pushgate_pending_requests",
-    "Execution requests that the broker has not confirmed.",
-    registry=REGISTRY,
-    multiprocess_mode="mostrecent",
+PENDING_UPDATES = _gauge("pushgate_pending_ref_updates", "Pending ref updates.")
+OLDEST_PENDING = _gauge("pushgate_oldest_pending_seconds", "Age of the oldest pending ref update.")
+QUEUE = _gauge(
+    "pushgate_queue_connections",
+    "Connections with work: `waiting` for a worker, `held` by one, or `postponed` after a failure.",
+    "state",
 )
-OLDEST_REQUEST = Gauge(
-    "pushgate_oldest_unpublished_request_seconds",
-    "Age of the oldest unpublished execution request; 0 without a broker.",
-    registry=REGISTRY,
-    multiprocess_mode="mostrecent",
+CLAIMED = _counter("pushgate_claims", "Connections that workers have claimed.")
+LEASES_LOST = _counter(
+    "pushgate_leases_lost", "Claims that expired during the work: another process has taken over."
 )
-OLDEST_EVENT = Gauge(
-    "pushgate_oldest_unpublished_event_seconds",
-    "Age of the oldest unpublished event; 0 without a broker.",
-    registry=REGISTRY,
-    multiprocess_mode="mostrecent",
+WORKERS_ALIVE = _gauge(
+    "pushgate_worker_processes_alive", "Processes with the role worker or all whose heartbeat is recent."
 )
-IDENTITY_EXPIRY = Gauge(
-    "pushgate_identity_expiry_timestamp_seconds",
-    "When the first identity expires, as Unix time; +Inf if none does.",
-    registry=REGISTRY,
-    multiprocess_mode="mostrecent",
+
+# Fetches
+FETCH_SECONDS = _histogram(
+    "pushgate_fetch_seconds",
+    "Duration of a fetch of a connection's pushes, also of one that failed.",
+    "host",
+    buckets=_OF_HOST,
 )
-WEBHOOKS = Gauge(
-    "pushgate_webhooks",
-    "Webhooks that Pushgate has registered at providers, by the result of the last check.",
-    ["state"],
-    registry=REGISTRY,
-    multiprocess_mode="mostrecent",
-)
-SILENT = Gauge(
-    "pushgate_connections_silent",
-    "Connections of which a push was recovered whose webhook never arrived, and none has arrived since.",
-    registry=REGISTRY,
-    multiprocess_mode="mostrecent",
-)
-# Labelled, so that a process without a relay does not report a lost connection.
-BROKER_CONNECTED = Gauge(
-    "pushgate_broker_connected",
-    "Whether this process is connected to the broker, for requests and for events.",
-    ["what"],
-    registry=REGISTRY,
-    multiprocess_mode="mostrecent",
-)
-PENDING_EVENTS = Gauge(
-    "pushgate_pending_events",
-    "Events that the broker has not confirmed.",
-    registry=REGISTRY,
-    multiprocess_mode="mostrecent",
-)
-SCRATCH_WRITABLE = Gauge(
+FETCH_FAILURES = _counter("pushgate_fetch_failures", "Fetches that failed.", "host", "reason")
+FETCHED_BYTES = _counter("pushgate_fetched_bytes", "Bytes of objects that git has received.", "host")
+SCRATCH_WRITABLE = _gauge(
     "pushgate_fetch_disk_writable",
     "0 if this process cannot fetch because its disk is full or not writable, else 1.",
-    registry=REGISTRY,
-    multiprocess_mode="livemin",
+    mode="livemin",
+)
+MIRRORS = _gauge("pushgate_mirrors", "Mirrors on the disk of this process.")
+MIRROR_BYTES = _gauge("pushgate_mirror_bytes", "Size of all mirrors on the disk of this process.")
+MIRROR_BUDGET = _gauge("pushgate_mirror_budget_bytes", "What all mirrors may occupy.")
+MIRRORS_EVICTED = _counter("pushgate_mirrors_evicted", "Mirrors that were removed to keep the budget.")
+EVICTED_BYTES = _counter(
+    "pushgate_mirrors_evicted_bytes", "Size of the mirrors that were removed to keep the budget."
+)
+
+# Reconciliation
+RECONCILIATION_SECONDS = _histogram(
+    "pushgate_reconciliation_seconds",
+    "Duration of a reconciliation: `agrees`, `recovered` missed pushes, or `failed`.",
+    "outcome",
+    buckets=_OF_HOST,
+)
+RECONCILIATION_LAG = _gauge(
+    "pushgate_reconciliation_lag_seconds", "For how long the reconciliation that is due has waited."
+)
+SILENT = _gauge(
+    "pushgate_connections_silent",
+    "Connections of which a push was recovered whose webhook never arrived, and none has arrived since.",
+)
+
+# Publishing
+PUBLISHED = _counter("pushgate_requests_published", "Execution requests that the broker confirmed.")
+EVENTS_PUBLISHED = _counter("pushgate_events_published", "Events that the broker confirmed.")
+UNDELIVERABLE = _counter(
+    "pushgate_messages_undeliverable", "Messages that the broker refused permanently.", "what"
+)
+PENDING_REQUESTS = _gauge(
+    "pushgate_pending_requests", "Execution requests that the broker has not confirmed."
+)
+PENDING_EVENTS = _gauge("pushgate_pending_events", "Events that the broker has not confirmed.")
+OLDEST_REQUEST = _gauge(
+    "pushgate_oldest_unpublished_request_seconds",
+    "Age of the oldest unpublished execution request; 0 without a broker.",
+)
+OLDEST_EVENT = _gauge(
+    "pushgate_oldest_unpublished_event_seconds", "Age of the oldest unpublished event; 0 without a broker."
+)
+# Labelled, so that a process without a relay does not report a lost connection.
+BROKER_CONNECTED = _gauge(
+    "pushgate_broker_connected",
+    "Whether this process is connected to the broker, for requests and for events.",
+    "what",
+)
+BROKER_FAILURES = _counter(
+    "pushgate_broker_failures",
+    "Failed attempts to reach the broker, and lost connections.",
+    "what",
+)
+RELAYS_LEADING = _gauge(
+    "pushgate_relays_leading",
+    "Relays of this process that lead, and so publish: one for events, and one for each lane of requests.",
+    "what",
+    mode="livesum",
+)
+
+# Providers
+STATUSES = _counter(
+    "pushgate_statuses",
+    "Verdicts on commits by provider and outcome: sent, postponed, or refused for good.",
+    "provider",
+    "outcome",
+)
+NOTIFICATIONS = _counter(
+    "pushgate_notifications",
+    "Messages to notification channels by kind and outcome: sent, postponed, or refused for good.",
+    "kind",
+    "outcome",
+)
+WEBHOOKS = _gauge(
+    "pushgate_webhooks",
+    "Webhooks that Pushgate has registered at providers, by the result of the last check.",
+    "state",
+)
+WEBHOOK_REPAIRS = _counter(
+    "pushgate_webhook_repairs", "Registered webhooks that differed from what is needed, and were repaired."
+)
+REDELIVERIES_REQUESTED = _counter(
+    "pushgate_redeliveries_requested",
+    "Failed deliveries that providers were requested to send again.",
+    "provider",
+)
+REDELIVERIES_FAILED = _counter(
+    "pushgate_redeliveries_failed",
+    "Deliveries that were given up because they failed each time they were requested.",
+    "provider",
+)
+IDENTITY_EXPIRY = _gauge(
+    "pushgate_identity_expiry_timestamp_seconds",
+    "When the first identity expires, as Unix time; +Inf if none does.",
+)
+API_SECONDS = _histogram(
+    "pushgate_provider_request_seconds",
+    "Duration of a request to a provider's API, by the class of the answer: `none` if there was none.",
+    "host",
+    "status",
+    buckets=_OF_HOST,
+)
+RATE_LIMITED = _counter(
+    "pushgate_provider_rate_limited",
+    "Requests that an API refused because there were too many.",
+    "host",
+)
+RATE_LIMIT_REMAINING = _gauge(
+    "pushgate_provider_rate_limit_remaining",
+    "Requests that a provider's API still allows, according to its last answer.",
+    "host",
+)
+
+# The store
+STATEMENT_SECONDS = _histogram(
+    "pushgate_store_statement_seconds", "Duration of a statement of the database.", buckets=_SHORT
+)
+COMMIT_SECONDS = _histogram(
+    "pushgate_store_commit_seconds",
+    "Duration of a commit, until the changes are on disk.",
+    buckets=_SHORT,
+)
+STORE_WAIT_SECONDS = _histogram(
+    "pushgate_store_wait_seconds", "Time that a transaction waited for a thread of the store.", buckets=_SHORT
+)
+STORE_CONNECTIONS = _gauge(
+    "pushgate_store_connections",
+    "Open connections to the database, `in_use` or `idle`, of the threads and of the event loop.",
+    "pool",
+    "state",
+    mode="livesum",
+)
+
+# The process and its machine
+BUILD_INFO = _gauge(
+    "pushgate_build_info",
+    "1, with the versions of Pushgate, Python and git, the role, and the kind of the database.",
+    "version",
+    "python",
+    "git",
+    "role",
+    "database",
+)
+PROCESSES = _gauge("pushgate_processes", "Processes of this gateway that run.")
+PROCESSES_DIED = _counter(
+    "pushgate_processes_died",
+    "Processes that died or hung, and were started again.",
+    "reason",
+)
+DISK_FREE = _gauge(
+    "pushgate_disk_free_bytes", "Free space of the disk with the data folder, or with the mirrors.", "folder"
+)
+DISK_SIZE = _gauge(
+    "pushgate_disk_size_bytes", "Size of the disk with the data folder, or with the mirrors.", "folder"
 )
 
 
-def exposition() -> bytes:
-    """Return all metrics in Prometheus's text format; reads files where processes share counters."""
-    if _SHARED not in os.environ:
-        return generate_latest(REGISTRY)
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return generate_latest(registry)
+# Looked up once: the first one is on the hot path.
+_STAGES = {name: STAGE.labels(name) for name in get_args(Stage)}
+
+
+def stage(name: Stage, seconds: float) -> None:
+    """Record how long a stage took."""
+    _STAGES[name].observe(seconds)

@@ -23,7 +23,7 @@ from providers.model import (
     VerifiedRequest,
 )
 from providers.normalize import actor, pull_request, pushed, ref_update, repository, zeros
-from providers.payload import CommitId, Id, Items, Lenient, Payload, Text, nested, read
+from providers.payload import CommitId, Id, Items, Lenient, Moment, Payload, Text, nested, read
 
 HEADERS = frozenset({"content-type", "request-id", "user-agent", "x-vss-activityid", "x-vss-subscriptionid"})
 SECRET_HEADERS = frozenset({"authorization"})
@@ -99,6 +99,7 @@ class _Any(Payload):
     commits: Lenient[Items[_Commit]] = nested("resource", "commits", default=None)
     pusher: Lenient[Text] = nested("resource", "pushedBy", "displayName", default=None)
     account: Lenient[Text] = nested("resource", "pushedBy", "uniqueName", default=None)
+    pushed_at: Moment = nested("resource", "date", default=None)
 
 
 class _PullRequest(Payload):
@@ -194,7 +195,7 @@ def _repository(wire: _Repository) -> Repository | None:
 def _push(wire: _Any, ours: Repository | None) -> Event:
     pusher = actor(name=wire.pusher or wire.account, email=wire.account)
     if not wire.updates:
-        return Event(kind="push", repository=ours, all_refs=True, pusher=pusher)
+        return Event(kind="push", repository=ours, all_refs=True, pusher=pusher, pushed_at=wire.pushed_at)
     # The payload lists the commits of all refs together.
     listed = (wire.commits or ()) if len(wire.updates) == 1 else ()
     commits = tuple(commit["commitId"] for commit in reversed(listed))
@@ -202,7 +203,7 @@ def _push(wire: _Any, ours: Repository | None) -> Event:
         ref_update(ref=update.ref, before=update.before, after=update.after, commits=commits)
         for update in wire.updates
     )
-    return pushed(repository=ours, updates=updates, pusher=pusher)
+    return pushed(repository=ours, updates=updates, pusher=pusher, pushed_at=wire.pushed_at)
 
 
 def _pull_request(wire: _PullRequest, event: str, ours: Repository | None) -> Event:

@@ -21,7 +21,7 @@ from providers.model import (
     VerifiedRequest,
 )
 from providers.normalize import actor, is_from_fork, pull_request, pushed, ref_updates, repository, zeros
-from providers.payload import Id, Items, Lenient, Move, Payload, Text, nested, read
+from providers.payload import Id, Items, Lenient, Moment, Move, Payload, Text, nested, read
 
 HEADERS = frozenset({"content-type", "user-agent", "x-event-key", "x-request-id"})
 SECRET_HEADERS = frozenset({"x-hub-signature"})
@@ -91,6 +91,7 @@ class _Push(Payload):
     changes: Items[_Change]
     pusher: Lenient[Text] = nested("actor", "name", default=None)
     email: Lenient[Text] = nested("actor", "emailAddress", default=None)
+    pushed_at: Moment = nested("date", default=None)
     repository: Lenient[_Repository] = None
 
 
@@ -184,6 +185,7 @@ def _push(wire: _Push) -> Event:
         repository=_repository(wire.repository),
         updates=ref_updates(wire.changes),
         pusher=actor(name=wire.pusher, email=wire.email),
+        pushed_at=wire.pushed_at,
     )
 
 

@@ -21,7 +21,19 @@ from providers.model import (
     VerifiedRequest,
 )
 from providers.normalize import actor, is_from_fork, merge_group, moved, pull_request, pushed, ref_update
-from providers.payload import CommitId, Commits, Id, Lenient, Payload, Text, ids, is_form, nested, read
+from providers.payload import (
+    CommitId,
+    Commits,
+    Id,
+    Lenient,
+    Moment,
+    Payload,
+    Text,
+    ids,
+    is_form,
+    nested,
+    read,
+)
 
 HEADERS = frozenset(
     {
@@ -76,6 +88,7 @@ class _Push(Payload):
     head_commit: Lenient[CommitId] = nested("head_commit", "id", default=None)
     pusher: Lenient[Text] = nested("pusher", "name", default=None)
     email: Lenient[Text] = nested("pusher", "email", default=None)
+    pushed_at: Moment = nested("repository", "pushed_at", default=None)
     repository: Lenient[HubRepository] = None
 
 
@@ -191,6 +204,7 @@ def _push(request: VerifiedRequest) -> Event:
         repository=described(wire.repository),
         updates=(update,),
         pusher=actor(name=wire.pusher, email=wire.email),
+        pushed_at=wire.pushed_at,
         note=f"{wire.ref} is neither a branch nor a tag",
     )
 

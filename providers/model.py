@@ -132,7 +132,8 @@ class Event:
     """The content of a delivery, in the common model.
 
     `updates` may be empty, as for a ping. `all_refs` marks a push whose payload does not list the refs: all
-    of them must be compared with the remote's. `note` says, for people, why there is nothing to do. `name`
+    of them must be compared with the remote's. `pushed_at` is when the provider took the push, if the payload
+    contains that. `note` says, for people, why there is nothing to do. `name`
     and `delivery_id` override the request's `event` and `id` if the provider sends them in the body.
     """
 
@@ -146,6 +147,7 @@ class Event:
     change: RepositoryChange | None = None
     rerun: Rerun | None = None
     all_refs: bool = False
+    pushed_at: datetime | None = None
     note: str = ""
 
 

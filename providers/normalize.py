@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from functools import lru_cache
 
 from providers.clone_urls import without_user
@@ -102,11 +103,19 @@ def pushed(
     repository: Repository | None,
     updates: Iterable[RefUpdate | None],
     pusher: Actor | None,
+    pushed_at: datetime | None = None,
     note: str = "no branch and no tag has moved",
 ) -> Event:
     """Create the event of a push; `note` says why there is nothing to do if nothing has moved."""
     moved = tuple(filter(None, updates))
-    return Event(kind="push", repository=repository, updates=moved, pusher=pusher, note="" if moved else note)
+    return Event(
+        kind="push",
+        repository=repository,
+        updates=moved,
+        pusher=pusher,
+        pushed_at=pushed_at,
+        note="" if moved else note,
+    )
 
 
 def pull_request(

@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     AliasPath,
+    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -62,6 +63,7 @@ Id = Annotated[Text, BeforeValidator(_text)]
 Lenient = Annotated[T | None, _NoneWhereWrong()]
 """An optional value: None if it is missing or invalid."""
 Count = Lenient[Annotated[int, Field(ge=0, lt=2**31)]]
+Moment = Lenient[AwareDatetime]
 Items = Annotated[tuple[T, ...], _StopsAtFirstError()]
 """A list of any length."""
 CommitId = Annotated[str, Field(pattern=r"^([0-9a-fA-F]{40}|[0-9a-fA-F]{64})$")]

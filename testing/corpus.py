@@ -87,6 +87,8 @@ def as_json(value: Any) -> Any:
             for one in fields(value)
             if one.default is MISSING or getattr(value, one.name) != one.default
         }
+    if isinstance(value, datetime):
+        return value.isoformat()
     return [as_json(one) for one in value] if isinstance(value, tuple) else value
 
 

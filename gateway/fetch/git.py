@@ -34,21 +34,22 @@ _NOT_CONNECTED = re.compile(r"ssh: connect to (host|address) ")
 _DEFAULT_LIMITS = GitLimits()
 # `cat-file --batch-command`: https://github.com/git/git/blob/master/Documentation/RelNotes/2.36.0.txt
 _OLDEST_GIT = (2, 36)
-_VERSION = re.compile(rb"git version (\d+)\.(\d+)")
+_VERSION = re.compile(rb"git version (?P<all>(\d+)\.(\d+)\S*)")
 
 
-def require_git() -> None:
-    """Raise `SettingError` if there is no git on PATH, or one that is too old."""
+def require_git() -> str:
+    """Return the version of the git on PATH. Raise `SettingError` if there is none, or if it is too old."""
     program = shutil.which("git")
     if program is None:
         raise SettingError("git is not installed: there is no program of that name in the folders of PATH")
     done = subprocess.run([program, "--version"], capture_output=True, check=False)  # noqa: S603 - git itself
     found = _VERSION.match(done.stdout)
-    if found is None or (int(found[1]), int(found[2])) < _OLDEST_GIT:
+    if found is None or (int(found[2]), int(found[3])) < _OLDEST_GIT:
         version = done.stdout.decode("utf-8", "replace").strip() or "no version"
         raise SettingError(
             f"git {'.'.join(map(str, _OLDEST_GIT))} or newer is needed; {program} says: {version}"
         )
+    return found["all"].decode()
 
 
 class Git:

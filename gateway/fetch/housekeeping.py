@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ import structlog
 from gateway.errors import FetchError
 from gateway.fetch.git import Git
 from gateway.fetch.mirror import Mirrors
+from gateway.metrics import EVICTED_BYTES, MIRROR_BUDGET, MIRROR_BYTES, MIRRORS, MIRRORS_EVICTED
 from gateway.threads import FILES
 
 log = structlog.get_logger()
@@ -75,7 +76,10 @@ class Housekeeper:
             surveys = await FILES.run(self._survey, part)
             for connection, survey in zip(part, surveys, strict=True):
                 sizes[connection] = await self._tend(connection, survey, clones[connection])
-        await self._evict(sizes)
+        held = await self._evict(sizes)
+        MIRRORS.set(len(sizes))
+        MIRROR_BYTES.set(held)
+        MIRROR_BUDGET.set(self.budget)
 
     def _survey(self, connections: Sequence[str]) -> list["_Survey"]:
         return [_survey(self.mirrors.path(connection)) for connection in connections]
@@ -118,25 +122,29 @@ class Housekeeper:
             else:
                 yield True
 
-    async def _evict(self, sizes: Mapping[str, int]) -> None:
-        """Remove the least recently used mirrors until the others fit into the budget."""
+    async def _evict(self, sizes: dict[str, int]) -> int:
+        """Remove the least recently used mirrors until the others fit into the budget; return their size."""
         held = sum(sizes.values())
         if held <= self.budget:
-            return
+            return held
         used_at = await FILES.run(self._used_at, list(sizes))
         for connection in sorted(sizes, key=used_at.__getitem__):
             if held <= self.budget:
-                return
+                return held
             if time.time() - self.mirrors.used_at(connection) < self.idle:
                 break
             async with self._unused(connection) as is_unused:
                 if not is_unused:
                     continue
                 await FILES.run(shutil.rmtree, self.mirrors.path(connection), ignore_errors=True)
-            held -= sizes[connection]
-            log.info("mirror evicted", connection=connection, bytes=sizes[connection], budget=self.budget)
+            size = sizes.pop(connection)
+            held -= size
+            MIRRORS_EVICTED.inc()
+            EVICTED_BYTES.inc(size)
+            log.info("mirror evicted", connection=connection, bytes=size, budget=self.budget)
         if held > self.budget:
             log.warning("mirrors in use are larger than their budget", bytes=held, budget=self.budget)
+        return held
 
     def _used_at(self, connections: Sequence[str]) -> dict[str, float]:
         return {connection: self.mirrors.used_at(connection) for connection in connections}

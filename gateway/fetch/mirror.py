@@ -24,6 +24,7 @@ from gateway.fetch.git import Git
 from gateway.fetch.objects import Objects
 from gateway.fetch.process import GitFailed, Progress
 from gateway.fetch.reasons import is_about_objects, is_redirect, own_words, remote_failure
+from gateway.fetch.received import Received
 from gateway.fetch.repository import make_repository, object_format
 from gateway.fetch.urls import is_ssh
 from gateway.text.escape import decode, has_surrogates, printable
@@ -305,10 +306,9 @@ class Mirrors:
         return True
 
     async def _fetch(self, transfer: _Transfer, specs: Sequence[str], *options: str) -> None:
-        command = (*_FETCH, *options)
-        await self._run_remote(
-            transfer.remote, *command, behind=specs, mirror=transfer.mirror, progress=transfer.progress
-        )
+        command, remote = (*_FETCH, *options), transfer.remote
+        with Received(remote, transfer.progress) as received:
+            await self._run_remote(remote, *command, behind=specs, mirror=transfer.mirror, progress=received)
 
     async def _run_remote(
         self,

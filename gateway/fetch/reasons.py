@@ -11,6 +11,7 @@ from typing import Literal
 
 from gateway.errors import (
     FetchError,
+    Gone,
     LocalFailure,
     ObjectUnusable,
     RemoteRefuses,
@@ -46,6 +47,14 @@ _MOVED = "it redirects to another URL: set the connection's URL to the new one"
 _UNTRUSTED = "its certificate is not trusted, or TLS failed"
 _NOT_THERE = "the repository does not exist, or the credentials give no access to it"
 _REFUSED = "access was denied"
+_PROXY = "the proxy denied access"
+_TOO_MANY = "it received too many requests"
+_SERVER_ERROR = "its server returned an error"
+_NO_ALGORITHM = "it has no algorithm in common with ssh on this machine"
+_PROTOCOL = "its protocol is not allowed"
+_CORRUPT = "its repository is damaged"
+_LOST = "the connection was lost"
+_SENT_DAMAGED = "it sent damaged data"
 _DENIED = (
     r"(?:permission|access)(?: to\b[^|]*)? denied|authentication failed|unauthori[sz]ed|not authori[sz]ed"
     r"|forbidden"
@@ -85,7 +94,7 @@ _PHRASES: tuple[tuple[str, bool, type[FetchError], str], ...] = (
         r"no matching .*found|unable to negotiate",
         False,
         RemoteUnavailable,
-        "it has no algorithm in common with ssh on this machine",
+        _NO_ALGORITHM,
     ),
     (
         _HTTP + r"30\d|url base from redirection",
@@ -106,9 +115,9 @@ _PHRASES: tuple[tuple[str, bool, type[FetchError], str], ...] = (
         RemoteRefuses,
         _NOT_THERE,
     ),
-    (_HTTP + r"407\b|response 407", False, RemoteUnavailable, "the proxy denied access"),
-    (_HTTP + r"429\b", False, RemoteUnavailable, "it received too many requests"),
-    (_HTTP + r"\d{3}", False, RemoteUnavailable, "its server returned an error"),
+    (_HTTP + r"407\b|response 407", False, RemoteUnavailable, _PROXY),
+    (_HTTP + r"429\b", False, RemoteUnavailable, _TOO_MANY),
+    (_HTTP + r"\d{3}", False, RemoteUnavailable, _SERVER_ERROR),
     (
         r"(?<![\w./-])(?:certificates?|ssl(?:_\w+)?|tls(?:v[\d.]+)?|gnutls_\w+)(?![\w/-]|\.\w)",
         False,
@@ -119,10 +128,10 @@ _PHRASES: tuple[tuple[str, bool, type[FetchError], str], ...] = (
         r"protocol .*not supported|transport .*not allowed",
         False,
         RemoteRefuses,
-        "its protocol is not allowed",
+        _PROTOCOL,
     ),
     (r"fsck error", False, ObjectUnusable, "git rejects its objects as dangerous"),
-    (r"repository corruption", True, RemoteUnavailable, "its repository is damaged"),
+    (r"repository corruption", True, RemoteUnavailable, _CORRUPT),
     (
         r"not found|does not exist|could not be found|no such (?:project|repository)",
         True,
@@ -139,13 +148,13 @@ _PHRASES: tuple[tuple[str, bool, type[FetchError], str], ...] = (
         _INTERRUPTED,
         False,
         RemoteUnavailable,
-        "the connection was lost",
+        _LOST,
     ),
     (
         _DAMAGED,
         False,
         RemoteUnavailable,
-        "it sent damaged data",
+        _SENT_DAMAGED,
     ),
 )
 
@@ -172,6 +181,39 @@ _REPAIRS: Mapping[str, str] = {
     _UNTRUSTED: "correct the URL; if the host's certificates come from your own authority, set SSL_CERT_FILE"
     " for the worker",
 }
+
+_CAUSES: Mapping[str, str] = {
+    _UNRESOLVED: "unresolved",
+    _UNREACHABLE: "unreachable",
+    _OTHER_HOST_KEY: "host_key",
+    _NO_ALGORITHM: "no_algorithm",
+    _MOVED: "moved",
+    _REFUSED: "denied",
+    _NOT_THERE: "not_found",
+    _PROXY: "proxy",
+    _TOO_MANY: "rate_limited",
+    _SERVER_ERROR: "server_error",
+    _UNTRUSTED: "certificate",
+    _PROTOCOL: "protocol",
+    _CORRUPT: "damaged",
+    _LOST: "interrupted",
+    _SENT_DAMAGED: "damaged",
+}
+_CAUSES_OF_KINDS: tuple[tuple[type[FetchError], str], ...] = (
+    (LocalFailure, "local"),
+    (Gone, "gone"),
+    (ObjectUnusable, "unusable"),
+    (RemoteSilent, "timeout"),
+)
+
+
+def cause_of(error: FetchError) -> str:
+    """Return why a fetch failed in one word, for a label of metrics."""
+    for kind, cause in _CAUSES_OF_KINDS:
+        if isinstance(error, kind):
+            return cause
+    detail = str(error).removeprefix(_PREFIX)
+    return next((cause for start, cause in _CAUSES.items() if detail.startswith(start)), "other")
 
 
 def repair_of(reason: str, access: Access) -> str | None:

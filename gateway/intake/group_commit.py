@@ -14,7 +14,7 @@ from functools import partial
 import structlog
 
 from gateway.errors import StoreUnavailable
-from gateway.metrics import STAGE
+from gateway.metrics import stage
 from gateway.store import accept
 from gateway.store.accept import NewDelivery, Receipt
 from gateway.store.database import Database
@@ -25,8 +25,6 @@ log = structlog.get_logger()
 _MAX_DELIVERIES = 128
 _MAX_BYTES = 16 * 1024 * 1024
 _MAX_UPDATES = 10_000
-
-_ACCEPT = STAGE.labels("accept")
 
 # The endpoint answers before the provider gives up; the least patient providers do so after 10 seconds.
 _ANSWER_TIMEOUT = 4.5
@@ -96,7 +94,7 @@ class DeliveryWriter:
             loop.call_later(_CHECK_SECONDS, self._give_up, loop)
         self._wakeup.set()
         result = await receipt
-        _ACCEPT.observe(time.monotonic() - started)
+        stage("accept", time.monotonic() - started)
         return result
 
     async def _write(self) -> None:

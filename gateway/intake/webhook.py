@@ -12,12 +12,14 @@ from http import HTTPStatus
 
 import structlog
 from pydantic_core import to_json
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import NotFound, SettingError, StoreUnavailable
 from gateway.intake.body import BodyReader, Disconnected, TooLarge, TooMuch, TooSlow
 from gateway.intake.client_address import client_address
-from gateway.intake.connection_cache import CachedConnection, ConnectionCache, Route
+from gateway.intake.connection_cache import CachedConnection, ConnectionCache
+from gateway.intake.connection_cache import Route as RepositoryRoute
 from gateway.intake.group_commit import DeliveryWriter
 from gateway.intake.normalize import (
     Received,
@@ -28,7 +30,7 @@ from gateway.intake.normalize import (
 )
 from gateway.intake.refusal_log import RefusalLog
 from gateway.intake.reruns import Reruns
-from gateway.metrics import DELIVERIES, REFUSED
+from gateway.metrics import DELIVERIES, PROVIDER_LAG, REFUSED
 from gateway.store.accept import NewDelivery
 from gateway.store.refusals import Refusal
 from gateway.text.escape import printable
@@ -48,7 +50,7 @@ _MAX_REASON = 300
 _RETRY_AFTER = (b"retry-after", b"5")
 _CLOSE = (b"connection", b"close")
 _JSON = (b"content-type", b"application/json")
-_NO_ROUTE = Route(known=None, connection=None)
+_NO_ROUTE = RepositoryRoute(known=None, connection=None)
 
 # A request for no connection may be any provider's, and any text may stand in its URL.
 _ANY_ID = tuple(dict.fromkeys(name for provider in PROVIDERS.values() for name in provider.ID_HEADERS))
@@ -166,6 +168,10 @@ class WebhookEndpoint:
         except StoreUnavailable as error:
             raise _unavailable("store", f"the delivery cannot be stored now: {error}") from error
         DELIVERIES.labels(connection.provider_name, receipt.verdict).inc()
+        pushed_at = received.event.pushed_at
+        if pushed_at is not None and receipt.verdict == "accepted":
+            lag = (now - pushed_at).total_seconds()
+            PROVIDER_LAG.labels(connection.provider_name).observe(max(0.0, lag))
         if delivery.teaches is not None:
             self._connections.forget(connection.id)
         if delivery.seen is not None:
@@ -277,6 +283,11 @@ def answer_to(status: int, *, delivery: str, verdict: str, reason: str | None) -
     return answer
 
 
+def webhook_route(endpoint: WebhookEndpoint) -> Route:
+    """Return the route of webhooks, which `WebhooksFirst` serves ahead of the routing."""
+    return Route("/hooks/{connection}", endpoint, methods=["POST"])
+
+
 class WebhooksFirst:
     """An ASGI application that serves `/hooks/{connection}` itself, and passes everything else on.
 
@@ -287,6 +298,7 @@ class WebhooksFirst:
     def __init__(self, endpoint: WebhookEndpoint, others: ASGIApp) -> None:
         """Pass all requests but webhooks, and the events of the lifespan, to `others`."""
         self._endpoint = endpoint
+        self._route = webhook_route(endpoint)
         self._others = others
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -295,7 +307,7 @@ class WebhooksFirst:
             folder, _, connection = scope["path"].rpartition("/")
             # The routing of the others answers OPTIONS.
             if folder == "/hooks" and connection and scope["method"] != "OPTIONS":
-                scope["path_params"] = {"connection": connection}
+                scope["path_params"], scope["route"] = {"connection": connection}, self._route
                 await self._endpoint(scope, receive, send)
                 return
         await self._others(scope, receive, send)

@@ -17,6 +17,7 @@ import httpx2
 from pydantic import BaseModel, ValidationError
 
 from gateway.errors import RemoteUnavailable
+from gateway.metrics import API_HOSTS, API_SECONDS, RATE_LIMIT_REMAINING, RATE_LIMITED
 from gateway.provider_apis.budget import Budget
 from gateway.provider_apis.operation import (
     ApiAnswer,
@@ -36,6 +37,7 @@ _MAX_ANSWER_BYTES = 8 * 1024 * 1024
 _DEFAULT_WAIT = 60.0
 _MAX_WAIT = 3600.0
 _MAX_MESSAGE = 200
+_LIMIT_PREFIXES = ("x-ratelimit", "ratelimit")
 # The first word of Azure DevOps' refusal of a credential that is valid, but of somebody else.
 _NOT_A_MEMBER = "TF400813"
 # GitHub: “Resource protected by organization SAML enforcement. …”
@@ -78,6 +80,7 @@ class ApiClient:
         """Send nothing yet."""
         self._base_url = base_url.rstrip("/")
         self._host = urlsplit(base_url).hostname or ""
+        self._label = API_HOSTS.label(self._host)
         self._identity, self._http, self._connector, self._budget = identity, http, connector, budget
 
     async def run(self, operation: Operation[T]) -> T:
@@ -117,6 +120,19 @@ class ApiClient:
 
     async def _send_once(self, request: ApiRequest, *, renew: bool) -> ApiAnswer:
         self._budget.take(is_write=request.is_write)
+        began_at, status = time.monotonic(), "none"
+        try:
+            answer = await self._answer(request, renew=renew)
+            status = f"{answer.status // 100}xx"
+        finally:
+            API_SECONDS.labels(self._label, status).observe(time.monotonic() - began_at)
+        remaining = _remaining(answer.headers)
+        if remaining is not None:
+            RATE_LIMIT_REMAINING.labels(self._label).set(remaining)
+        return answer
+
+    async def _answer(self, request: ApiRequest, *, renew: bool) -> ApiAnswer:
+        """Send a request, and return whatever the server answers. Raise `ApiUnavailable` if it does not."""
         url = httpx2.URL(self._url(request.path))
         scheme, host = url.scheme, url.host
         port = url.port or (443 if scheme == "https" else 80)
@@ -172,6 +188,7 @@ class ApiClient:
         )
         if is_refused:
             seconds = _DEFAULT_WAIT if seconds is None else seconds
+            RATE_LIMITED.labels(self._label).inc()
             self._budget.wait(seconds)
             raise ApiLimited(
                 f"{self._host} limits the requests of {self._identity.name}; they go on in {seconds:.0f} s",
@@ -275,6 +292,15 @@ def _is_sign_in(response: httpx2.Response) -> bool:
     return response.is_redirect and location.path.lower().endswith("/_signin")
 
 
+def _remaining(headers: Mapping[str, str]) -> float | None:
+    """Return how many requests are left, where the server says so; see `_wait`."""
+    for prefix in _LIMIT_PREFIXES:
+        text = headers.get(f"{prefix}-remaining", "")
+        if text.isascii() and text.isdecimal():
+            return float(text)
+    return None
+
+
 def _wait(headers: Mapping[str, str]) -> float | None:
     """Return for how many seconds no request may be sent; None if the answer sets no such limit.
 
@@ -286,7 +312,7 @@ def _wait(headers: Mapping[str, str]) -> float | None:
     after = _seconds(headers.get("retry-after", ""))
     if after is not None and after > 0:
         return min(after, _MAX_WAIT)
-    for prefix in ("x-ratelimit", "ratelimit"):
+    for prefix in _LIMIT_PREFIXES:
         if headers.get(f"{prefix}-remaining") == "0":
             reset = _seconds(headers.get(f"{prefix}-reset", ""))
             return _DEFAULT_WAIT if reset is None else min(max(reset - time.time(), 0.0), _MAX_WAIT)

@@ -31,7 +31,15 @@ from gateway.errors import (
     Undeliverable,
     Unroutable,
 )
-from gateway.metrics import BROKER_CONNECTED, EVENTS_PUBLISHED, PUBLISHED, STAGE, UNDELIVERABLE
+from gateway.metrics import (
+    BROKER_CONNECTED,
+    BROKER_FAILURES,
+    EVENTS_PUBLISHED,
+    PUBLISHED,
+    RELAYS_LEADING,
+    UNDELIVERABLE,
+    stage,
+)
 from gateway.publish.cloudevents import Stored
 from gateway.store.events import StoredEvent
 from gateway.store.executions import READ_BYTES, StoredRequest
@@ -57,7 +65,6 @@ _MAX_NAMED = 10
 # A message is taken to be the cause after it was in flight alone for this many lost connections.
 _MAX_LOSSES = 3
 _COUNTED = {"request": PUBLISHED, "event": EVENTS_PUBLISHED}
-_PUBLISH = STAGE.labels("planned to published")
 
 
 class Outbox(Protocol):
@@ -155,6 +162,8 @@ class Relay:
         self._logged: type[Exception] | None = None
         self._is_ending = False
         self._is_leading = True
+        # Whether it is one of those that are counted as leading.
+        self._is_counted = False
         # The outage on record; at first whatever an earlier process has recorded.
         self._shown: str | None = "unknown"
         # The broker's answers that are not in the store yet.
@@ -169,6 +178,7 @@ class Relay:
 
         When cancelled, wait for the confirms of the messages in flight, and record them, before returning.
         """
+        RELAYS_LEADING.labels(self._what).inc(0)
         try:
             while True:
                 was_leading = self._is_leading
@@ -182,6 +192,7 @@ class Relay:
                 except (PublishError, StoreUnavailable) as error:
                     if isinstance(error, PublishError):
                         BROKER_CONNECTED.labels(self._what).set(0)
+                        BROKER_FAILURES.labels(self._what).inc()
                         await self._show(str(error))
                     await asyncio.sleep(self._failed(error))
                 except Exception:
@@ -197,6 +208,7 @@ class Relay:
                     elif not is_more:
                         await self._wakeups.wait(self._idle_seconds())
         finally:
+            self._lead(False)
             await self._close()
 
     async def _close(self) -> None:
@@ -217,7 +229,7 @@ class Relay:
         if len(held) >= _MAX_HELD:
             return False
         requests = await self._outbox.pending(limit=_BATCH_SIZE, without=held)
-        self._is_leading = requests is not None
+        self._lead(requests is not None)
         if requests is None:
             # The process that relays now records outages too, so this process's record may be stale.
             self._shown = "unknown"
@@ -243,6 +255,11 @@ class Relay:
             if isinstance(end, BaseException) and not (is_refusal and _is_side_effect(end)):
                 raise end
         return is_more or is_refusal or bool(suspects) or not all(ends)
+
+    def _lead(self, is_leading: bool) -> None:
+        self._is_leading = is_leading
+        RELAYS_LEADING.labels(self._what).inc(is_leading - self._is_counted)
+        self._is_counted = is_leading
 
     def _forget_all_but(self, requests: Sequence[Stored], held: Collection[str]) -> None:
         """Forget the other delays and suspects: apart from held connections, `requests` are all that wait."""
@@ -294,7 +311,7 @@ class Relay:
             self._published.append(request.id)
             if isinstance(request, StoredRequest):
                 since = request.republished_at or request.planned_at
-                _PUBLISH.observe((datetime.now(UTC) - since).total_seconds())
+                stage("publish", (datetime.now(UTC) - since).total_seconds())
             self._held.pop(request.connection, None)
             self._suspects.pop(request.id, None)
         return True

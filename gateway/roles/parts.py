@@ -24,6 +24,7 @@ from gateway.store.notify import Notifier
 class Parts:
     """The parts that the web and the worker roles share. None of them runs a task.
 
+    `git_version` is empty in a process that does not fetch.
     `reports` wakes those who follow what runners report.
     """
 
@@ -35,6 +36,7 @@ class Parts:
     requests: Notifier
     reports: Notifier
     git: Git
+    git_version: str
     mirrors: Mirrors
     reader: CommitReader
     storage: PackageStorage
@@ -46,6 +48,7 @@ class Parts:
 
 def shared_parts(settings: Settings, opened: DataDir) -> Parts:
     """Build the shared parts on an open data folder."""
+    git_version = "" if settings.role == "web" else require_git()
     git = _build_git(settings)
     storage = PackageStorage(settings.packages)
     url_valid = timedelta(days=settings.package_url_days)
@@ -59,6 +62,7 @@ def shared_parts(settings: Settings, opened: DataDir) -> Parts:
         requests=Notifier(),
         reports=Notifier(),
         git=git,
+        git_version=git_version,
         mirrors=Mirrors(git, settings.data_dir / "mirrors"),
         reader=CommitReader(git, manifest_limit=MAX_MANIFEST_BYTES, signers=settings.signers_file),
         storage=storage,
@@ -80,8 +84,6 @@ def shared_parts(settings: Settings, opened: DataDir) -> Parts:
 
 
 def _build_git(settings: Settings) -> Git:
-    if settings.role != "web":
-        require_git()
     return Git(
         home=settings.data_dir / "git-home",
         allow_http=settings.fetch_allow_http,

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 
 from gateway.api.auth import AdminToken
 from gateway.api.connections import Connections
@@ -50,7 +50,7 @@ from gateway.intake.group_commit import DeliveryWriter
 from gateway.intake.refusal_log import RefusalLog
 from gateway.intake.reruns import Reruns
 from gateway.intake.uptime import Uptime
-from gateway.intake.webhook import WebhookEndpoint
+from gateway.intake.webhook import WebhookEndpoint, webhook_route
 from gateway.publish.brokers import Brokers
 from gateway.roles.parts import Parts
 
@@ -106,7 +106,7 @@ def build_web(
                 for each in sorted(operations, key=lambda each: not each.is_signed)
             ),
             # It is served ahead of the routing, which names its methods.
-            Route("/hooks/{connection}", webhook, methods=["POST"]),
+            webhook_route(webhook),
             *contract.routes(),
             *pages.routes(),
         ],

@@ -18,7 +18,7 @@ import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from gateway.logs import Condition
-from gateway.metrics import REFUSED
+from gateway.metrics import HTTP_CONNECTIONS, REFUSED
 
 log = structlog.get_logger()
 
@@ -167,6 +167,7 @@ class LimitedHttp(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Accept the connection, if there is room."""
         super().connection_made(transport)
+        HTTP_CONNECTIONS.set(len(self.connections))
         if len(self.connections) > self._limits.connections and not self._clients.make_room():
             self._is_deaf = True
             self._answer(503, "try again", "too many connections at once", b"retry-after: 5\r\n")
@@ -177,6 +178,7 @@ class LimitedHttp(HttpToolsProtocol):
         """Forget the connection."""
         self._clients.forget(self)
         super().connection_lost(exc)
+        HTTP_CONNECTIONS.set(len(self.connections))
         # uvicorn keeps this timer, and with it the connection, if the client has reset the connection.
         self._unset_keepalive_if_required()
         if self.cycle is not None:

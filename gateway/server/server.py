@@ -16,6 +16,7 @@ import uvicorn
 
 from gateway.app import Service
 from gateway.data_dir import DataDir, locked
+from gateway.metrics import HTTP_CONNECTIONS_LIMIT
 from gateway.server.http_limits import ClientLimits, allow_open_files, limited
 from gateway.server.listener import listen
 from gateway.settings import Settings
@@ -125,6 +126,7 @@ def _serve(service: Service, listener: socket.socket, beat: Callable[[], None] |
             "fewer HTTP connections than configured: the limit of open files is too low",
             connections=connections,
         )
+    HTTP_CONNECTIONS_LIMIT.set(connections)
     config = uvicorn.Config(
         service.application,
         loop="uvloop",

@@ -56,7 +56,7 @@ def supervise(settings: Settings) -> int:
 
     Raises `PushgateError` if they cannot start: no database, no port.
     """
-    # Upgrade the schema once, and report problems with it before anything runs.
+    # Upgrade the schema once, and report problems with it before anything runs. None of this creates metrics.
     open_data(settings).database.close()
     with (
         locked(settings) if settings.role != "web" else nullcontext(),
@@ -65,8 +65,10 @@ def supervise(settings: Settings) -> int:
     ):
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         # Imported only now, because counters are created where that variable says at import.
+        from gateway.api.exposition import name_process  # noqa: PLC0415
         from gateway.server.server import serve  # noqa: PLC0415
 
+        name_process("supervisor")
         return _Supervisor(settings, partial(_run, serve, listener)).run()
 
 
@@ -163,6 +165,13 @@ class _Supervisor:
         slot.hangs = False
         process.start()
         slot.process, slot.started_at = process, now
+        self._count()
+
+    def _count(self) -> None:
+        """Report how many processes run."""
+        from gateway.metrics import PROCESSES  # noqa: PLC0415 - as in `supervise`
+
+        PROCESSES.set(sum(slot.process is not None for slot in self._slots))
 
     def _look(self, slot: _Slot, elapsed: float) -> None:
         """Let a process that hangs print its stacks, and kill it at the next look."""
@@ -200,9 +209,10 @@ class _Supervisor:
             reason=f"exit status {status}" if status >= 0 else signal.Signals(-status).name,
             starts_again_in_s=round(delay, 1),
         )
-        _forget_gauges(slot.process.pid)
+        _report_death(slot)
         slot.process.close()
         slot.process = None
+        self._count()
         slot.failures += 1
         slot.due_at = now + delay
         return False
@@ -220,12 +230,15 @@ class _Supervisor:
         return status if in_order else 1
 
 
-def _forget_gauges(pid: int | None) -> None:
-    """Remove the gauges that only a live process may report."""
-    # Imported only now, see above.
+def _report_death(slot: _Slot) -> None:
+    """Count the death of a process, and remove the gauges that only a live process may report."""
+    # Imported only now, see `supervise`.
     from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415
 
-    mark_process_dead(pid)  # type: ignore[no-untyped-call]
+    from gateway.metrics import PROCESSES_DIED  # noqa: PLC0415
+
+    PROCESSES_DIED.labels("hung" if slot.hangs else "died").inc()
+    mark_process_dead(slot.process and slot.process.pid)  # type: ignore[no-untyped-call]
 
 
 def _run(serve: Serve, listener: socket.socket, settings: Settings, slot: _Slot) -> None:
@@ -233,6 +246,9 @@ def _run(serve: Serve, listener: socket.socket, settings: Settings, slot: _Slot)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     faulthandler.register(_DUMP_STACKS)
     structlog.contextvars.bind_contextvars(process=slot.number)
+    from gateway.api.exposition import name_process  # noqa: PLC0415 - as in `supervise`
+
+    name_process(str(slot.number))
     try:
         serve(settings, open_data(settings), listener=listener, slot=slot.number, beat=slot.pulse.beat)
     except SettingError as error:

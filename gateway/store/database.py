@@ -15,7 +15,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from psycopg import OperationalError as ConnectionLost
 from psycopg.errors import ProgramLimitExceeded
-from sqlalchemy import Connection, RootTransaction, func, select, text
+from sqlalchemy import Connection, Engine, RootTransaction, func, select, text
 from sqlalchemy.exc import (
     DatabaseError,
     DBAPIError,
@@ -28,7 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from gateway.errors import SettingError, StoreUnavailable
 from gateway.logs import Condition
 from gateway.store import engine
-from gateway.store.engine import BUSY_MS, KEEPALIVES, WRONG_URL, read_url
+from gateway.store.engine import BUSY_MS, KEEPALIVES, WRONG_URL, Meter, read_url
 from gateway.store.leading import Leading, may_lead
 from gateway.store.migrate import migrate_embedded, migrate_server, present_revision
 from gateway.store.publishing_lanes import SINGLE, PublishingLane
@@ -96,11 +96,17 @@ class Database:
         self._is_written = True
         self._inline: Connection | None = None
         self._leading = Leading(self.engine)
+        self.meter = Meter()
 
     @property
     def is_embedded(self) -> bool:
         """Return whether this is the SQLite database of a single machine."""
         return self.url.get_backend_name() == "sqlite"
+
+    def engines(self) -> dict[str, Engine]:
+        """Return the engine that the threads use, and the one of the event loop, if there is one."""
+        found = {"threads": self.engine}
+        return found if self._async_engine is None else {**found, "loop": self._async_engine.sync_engine}
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
@@ -109,8 +115,14 @@ class Database:
         Raise `StoreUnavailable` if the database cannot be reached or written.
         """
         alone = self._writers if self.is_embedded else nullcontext()
-        with self._translated(writes=True), alone, self.engine.begin() as connection:
-            yield connection
+        with self._translated(writes=True), alone, self.engine.connect() as conn, conn.begin() as transaction:
+            yield conn
+            self._commit(transaction)
+
+    def _commit(self, transaction: RootTransaction) -> None:
+        began_at = time.monotonic()
+        transaction.commit()
+        self.meter.committed(time.monotonic() - began_at)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -149,7 +161,7 @@ class Database:
 
         if self._async_engine is not None:
             with self._translated(writes=True):
-                return await _write_over_the_network(self._async_engine, decide, keep)
+                return await _write_over_the_network(self._async_engine, decide, keep, self.meter)
         if not self._writers.acquire(blocking=False):
             return await self._write_soon(work)
         try:
@@ -169,7 +181,7 @@ class Database:
             self._drop_inline()
             raise
         try:
-            await asyncio.get_running_loop().run_in_executor(self._committer, transaction.commit)
+            await asyncio.get_running_loop().run_in_executor(self._committer, self._commit, transaction)
         except Exception:
             self._drop_inline()
             raise
@@ -188,8 +200,10 @@ class Database:
                 with self._translated(writes=True), self.engine.connect() as connection:
                     _set_busy_timeout(connection, deadline - time.monotonic())
                     try:
-                        with connection.begin():
-                            return work(connection)
+                        with connection.begin() as begun:
+                            result = work(connection)
+                            self._commit(begun)
+                            return result
                     finally:
                         _set_busy_timeout(connection, BUSY_MS / 1000)
             finally:
@@ -242,7 +256,10 @@ class Database:
         begin: Callable[[], AbstractContextManager[Connection]],
         work: Callable[[Connection], T],
     ) -> T:
+        submitted_at = time.monotonic()
+
         def transaction() -> T:
+            self.meter.waited(time.monotonic() - submitted_at)
             with begin() as connection:
                 return work(connection)
 
@@ -377,7 +394,10 @@ class Database:
 
 
 async def _write_over_the_network(
-    engine: AsyncEngine, decide: Callable[[Connection], T], keep: Callable[[Connection, T], None]
+    engine: AsyncEngine,
+    decide: Callable[[Connection], T],
+    keep: Callable[[Connection, T], None],
+    meter: Meter,
 ) -> T:
     """Do the work of `write_inline` on PostgreSQL, and yield the event loop at each statement.
 
@@ -387,6 +407,7 @@ async def _write_over_the_network(
     async with engine.connect() as connection:
         decided = await connection.run_sync(decide)
         driver: Any = (await connection.get_raw_connection()).driver_connection
+        began_at = time.monotonic()
         try:
             async with driver.pipeline():
                 await connection.run_sync(keep, decided)
@@ -395,6 +416,7 @@ async def _write_over_the_network(
             # It is unknown how much was sent, so this connection is not used again.
             await connection.invalidate()
             raise
+        meter.committed(time.monotonic() - began_at)
         return decided
 
 

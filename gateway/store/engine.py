@@ -4,7 +4,8 @@ import json
 import re
 import select
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from psycopg.errors import ReadOnlySqlTransaction
@@ -22,6 +23,14 @@ _TRUSTED_SECONDS = 1.0
 
 # An escaped surrogate in the form of Python's encoder, possibly one of a valid pair.
 _ESCAPED_SURROGATE = b"\\ud"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meter:
+    """Takes seconds: how long a transaction has waited for its thread, and how long a commit took."""
+
+    waited: Callable[[float], None] = lambda _: None
+    committed: Callable[[float], None] = lambda _: None
 
 
 def _from_json(text: str | bytes) -> Any:

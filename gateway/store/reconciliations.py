@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Row, Select, bindparam, case, delete, func
 from gateway.store.bulk_sql import among
 from gateway.store.claims import full_hosts, lock_claims
 from gateway.store.columns import Instant
-from gateway.store.ready_queue import NOW, distinct_values
+from gateway.store.ready_queue import NOW, distinct_values, least
 from gateway.store.rows import from_row
 from gateway.store.tables import connections, deliveries, reconciliations, refs
 from gateway.text.escape import storable
@@ -225,6 +225,12 @@ def silences(conn: sqlalchemy.Connection, of: Sequence[str]) -> dict[str, Silenc
     query = _silent(reconciliations.c.connection, deliveries.c.id, deliveries.c.received_at)
     rows = conn.execute(query.where(among(conn, reconciliations.c.connection, of)))
     return {row.connection: Silence(delivery=row.id, since=row.received_at) for row in rows}
+
+
+def due_since(conn: sqlalchemy.Connection, *, now: datetime) -> datetime | None:
+    """Return since when the reconciliation is due that has waited for longest; None if none is due."""
+    since: datetime | None = conn.execute(select(least(_due_at, _due_at <= NOW)), {"now": now}).scalar()
+    return since
 
 
 def count_silent(conn: sqlalchemy.Connection) -> int:

@@ -3,7 +3,9 @@
 The only place where the rooms `fetch` and `plan` meet: facts of git go in, settlements come out.
 """
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -13,12 +15,13 @@ from gateway.errors import FetchError, Gone, ObjectUnusable, RemoteUnavailable
 from gateway.fetch.commit import Base, Commit, CommitReader
 from gateway.fetch.mirror import Mirrors, Wanted
 from gateway.fetch.process import GitFailed, GitTimedOut, LimitReached, Progress
-from gateway.fetch.reasons import local_failures
+from gateway.fetch.reasons import cause_of, local_failures
 from gateway.messages.execution_request import ExecutionRequest
+from gateway.metrics import FETCH_FAILURES, FETCH_SECONDS, GIT_HOSTS
 from gateway.packages.archive import Packages
 from gateway.plan.planner import CommitFacts, Plan
 from gateway.plan.triggers import Trigger, TriggerMatch, need_paths, read_triggers
-from gateway.store.connections import Connection
+from gateway.store.connections import Connection, host_of
 from gateway.store.executions import NewRequest
 from gateway.store.work_queue import PendingUpdate, Settlement
 from gateway.threads import PLANNING
@@ -42,11 +45,14 @@ class FetchAndPlan:
     ) -> dict[int, FetchError]:
         """Fetch the pushed commits into the connection's mirror; return the failures, by update."""
         wanted = [Wanted(ref=update.ref, id=update.after) for update in updates if update.after is not None]
-        with local_failures():
+        host = GIT_HOSTS.label(host_of(connection.url))
+        with _measured(host), local_failures():
             async with self.remotes.opened(connection) as remote:
                 failed = await self.mirrors.update(
                     connection=connection.id, remote=remote, wanted=wanted, progress=progress
                 )
+        for error in failed.values():
+            FETCH_FAILURES.labels(host, cause_of(error)).inc()
         return {update.seq: failed[update.after] for update in updates if update.after in failed}
 
     async def plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
@@ -147,6 +153,19 @@ class FetchAndPlan:
         wanted, remote = Wanted(ref=ref, id=object_id), await self.remotes.of(connection)
         if not await self.mirrors.contains(connection=connection.id, remote=remote, wanted=wanted):
             raise Gone(f"the remote's {ref} does not contain {object_id}, and the delivery is not signed")
+
+
+@contextmanager
+def _measured(host: str) -> Iterator[None]:
+    """Measure a fetch, and count its failure."""
+    began_at = time.monotonic()
+    try:
+        yield
+    except FetchError as error:
+        FETCH_FAILURES.labels(host, cause_of(error)).inc()
+        raise
+    finally:
+        FETCH_SECONDS.labels(host).observe(time.monotonic() - began_at)
 
 
 def _commit_facts(commit: Commit) -> CommitFacts:

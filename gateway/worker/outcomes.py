@@ -6,7 +6,10 @@ from datetime import UTC, datetime, timedelta
 import structlog
 
 from gateway.backoff import backoff
-from gateway.metrics import SETTLED, STAGE
+from gateway.errors import FetchError
+from gateway.fetch.reasons import cause_of
+from gateway.metrics import GIT_HOSTS, POSTPONED, PUSH_SECONDS, SETTLED, stage
+from gateway.store.connections import host_of
 from gateway.store.ready_queue import MAX_DELAY
 from gateway.store.work_queue import PendingUpdate, Postponement, Settlement
 
@@ -37,12 +40,19 @@ def is_overdue(update: PendingUpdate) -> bool:
     return _now() - update.received_at > _GIVE_UP_AFTER
 
 
-def retry_later(update: PendingUpdate, reason: str) -> Outcome:
+def retry_later(update: PendingUpdate, error: FetchError, *, url: str) -> Outcome:
     """Return the postponement of an update, or its settlement if it has waited for too long."""
+    reason = str(error)
     if is_overdue(update):
         return given_up(update, reason)
+    count_postponed(url, error)
     due_at = _now() + timedelta(seconds=retry_delay(update.tries))
     return Postponement(update=update, due_at=due_at, reason=reason)
+
+
+def count_postponed(url: str, error: FetchError, *, updates: int = 1) -> None:
+    """Count updates of a repository that are retried later."""
+    POSTPONED.labels(GIT_HOSTS.label(host_of(url)), cause_of(error)).inc(updates)
 
 
 def retry_delay(tries: int) -> float:
@@ -60,13 +70,16 @@ def report_settled(
     settlements: Sequence[Settlement], *, fetch_ms: float | None, plan_ms: float | None
 ) -> None:
     """Count settlements, and log one line for each: how the ref update went through the stages."""
-    for stage, took in (("fetch", fetch_ms), ("plan", plan_ms)):
-        if took is not None:
-            STAGE.labels(stage).observe(took / 1000)
+    if fetch_ms is not None and plan_ms is not None:
+        stage("fetch", fetch_ms / 1000)
+        stage("plan", plan_ms / 1000)
     for settlement in settlements:
         update = settlement.update
+        since_received_ms = (_now() - update.received_at).total_seconds() * 1000
         SETTLED.labels(settlement.state).inc()
-        STAGE.labels("received to planned").observe((_now() - update.received_at).total_seconds())
+        PUSH_SECONDS.observe(since_received_ms / 1000)
+        if fetch_ms is not None and plan_ms is not None:
+            stage("queue", max(0.0, since_received_ms - fetch_ms - plan_ms) / 1000)
         log.info(
             "push settled",
             state=settlement.state,
@@ -76,7 +89,7 @@ def report_settled(
             commit=update.after,
             reason=settlement.reason,
             executions=[request.id for request in settlement.requests],
-            since_received_ms=round((_now() - update.received_at).total_seconds() * 1000),
+            since_received_ms=round(since_received_ms),
             fetch_ms=None if fetch_ms is None else round(fetch_ms),
             plan_ms=None if plan_ms is None else round(plan_ms),
         )

@@ -7,6 +7,7 @@ then handled like any other. A second look, to confirm the first, is scheduled; 
 
 import json
 import random
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import structlog
 
 from gateway.backoff import backoff
 from gateway.errors import FetchError, NotFound, StoreUnavailable
+from gateway.metrics import RECONCILIATION_SECONDS
 from gateway.store import connections, looks, reconciliations
 from gateway.store.accept import NewDelivery, Receipt
 from gateway.store.connections import Connection
@@ -93,6 +95,7 @@ class Reconciler:
         return await self.database.write(partial(reconciliations.claim, until=now + _LEASE, **limits))
 
     async def _reconcile(self, reconciliation: Reconciliation) -> None:
+        began_at, outcome = time.monotonic(), "failed"
         try:
             connection = await self.database.read(connections.get, connection_id=reconciliation.connection)
             receipt = await self._compare(connection, reconciliation)
@@ -107,11 +110,14 @@ class Reconciler:
             log.exception("reconciliation failed", connection=reconciliation.connection)
             await self._fail(reconciliation, f"internal error ({type(error).__name__}): see the log")
         else:
+            outcome = "agrees"
             if receipt is not None and receipt.verdict == "accepted":
+                outcome = "recovered"
                 log.info(
                     "missed pushes recovered", connection=reconciliation.connection, delivery=receipt.delivery
                 )
                 self.notify()
+        RECONCILIATION_SECONDS.labels(outcome).observe(time.monotonic() - began_at)
 
     async def _give_back(self, reconciliation: Reconciliation) -> None:
         await self.database.write(reconciliations.give_back, reconciliation, now=self.clock())

@@ -25,6 +25,7 @@ from gateway.errors import (
     RemoteSilent,
     StoreUnavailable,
 )
+from gateway.metrics import CLAIMED, LEASES_LOST
 from gateway.store import connections, work_queue
 from gateway.store.claims import Claims
 from gateway.store.connections import Connection
@@ -34,6 +35,7 @@ from gateway.store.work_queue import LeaseLost, PendingUpdate, Postponement, Set
 from gateway.worker.crew import Crew
 from gateway.worker.outcomes import (
     Outcome,
+    count_postponed,
     failure,
     given_up,
     is_large,
@@ -130,9 +132,11 @@ class Worker:
         now = _now()
         if not await self.database.read(self.claims.has_work, now=now):
             return ()
-        return await self.database.write(
+        claimed = await self.database.write(
             self.claims.claim, owner=self.name, now=now, until=now + LEASE, most=most
         )
+        CLAIMED.inc(len(claimed))
+        return claimed
 
     async def work_on(self, connection_id: str) -> None:
         """Work on a claimed connection. A failure is logged, and its lease is given back or expires."""
@@ -169,6 +173,7 @@ class Worker:
             outcomes = await asyncio.gather(work, renewal, return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, LeaseLost):
+                LEASES_LOST.inc()
                 log.warning("work handed over", connection=connection_id, reason=str(outcome))
                 return
             if isinstance(outcome, Exception):
@@ -199,6 +204,7 @@ class Worker:
                         is_released = await self._carry(connection, updates, slow)
                     except FetchError as error:
                         unreachable = (connection, updates, str(error))
+                        count_postponed(connection.url, error, updates=len(updates))
                 if not slow:
                     break
                 await asyncio.wait(
@@ -323,12 +329,12 @@ class Worker:
             return await self._planned(connection, update, failed)
         except Gone as error:
             if _now() - update.received_at < self.patience:
-                return retry_later(update, str(error))
+                return retry_later(update, error, url=connection.url)
             return Settlement(update=update, state="gone", reason=str(error))
         except ObjectUnusable as error:
             return failure(update, str(error))
         except FetchError as error:
-            return retry_later(update, str(error))
+            return retry_later(update, error, url=connection.url)
         except StoreUnavailable:
             raise
         except Exception as error:

@@ -12,6 +12,7 @@ import pytest
 from starlette.requests import Request
 
 from gateway.api.health import Health
+from gateway.api.scrape import Scrape
 from gateway.intake.group_commit import DeliveryWriter
 from gateway.store.database import Database
 from testing.postgres import Postgres, end_all_connections
@@ -148,7 +149,8 @@ def test_work_that_holds_every_thread_of_the_store_makes_nothing_unready(databas
         held = [asyncio.create_task(database.read(lambda _: free.wait())) for _ in range(32)]
         try:
             async with asyncio.timeout(30):
-                metrics = await health.metrics(Request({"type": "http"}))
+                scrape = Scrape(database=database, disk_trouble=health.disk_trouble, folders={})
+                metrics = await scrape.metrics(Request({"type": "http"}))
                 assert b"pushgate_pending_ref_updates 0.0" in metrics.body
                 asked = [health.ready(Request({"type": "http"})) for _ in range(5)]
                 return max(answer.status_code for answer in await asyncio.gather(*asked))

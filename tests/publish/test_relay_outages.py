@@ -182,7 +182,7 @@ def test_what_is_confirmed_and_not_yet_written_down_is_not_sent_again() -> None:
 def test_what_is_published_is_counted_by_its_kind(what: Literal["request", "event"]) -> None:
     """And how long a request has waited, in seconds."""
     counters = {"request": PUBLISHED, "event": EVENTS_PUBLISHED}
-    waited = STAGE.labels("planned to published")
+    waited = STAGE.labels("publish")
 
     def counts() -> list[float]:
         return [counters[one]._value.get() for one in ("request", "event")]  # noqa: SLF001 - no other way

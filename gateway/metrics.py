@@ -6,6 +6,7 @@ have counted: see `gateway.api.exposition`.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
@@ -26,8 +27,7 @@ _OF_ROUTE = (0.005, 0.025, 0.1, 0.25, 1, 2.5, 10)
 _MAX_HOSTS = 30
 _OTHER = "other"
 
-# How the values of several processes become one. Of the whole store, the latest value is right, whichever
-# process has read it.
+# How the values of several processes become one.
 _Mode = Literal["mostrecent", "livesum", "livemin"]
 
 
@@ -55,15 +55,42 @@ API_HOSTS = Hosts()
 """The hosts of providers' APIs."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Described:
+    """A metric as the reference in docs/ shows it: its name in queries, its type, labels and help text."""
+
+    name: str
+    type: str
+    labels: Sequence[str]
+    text: str
+
+
+DESCRIBED: list[Described] = []
+"""All metrics of this module."""
+
+
+def _described(kind: str, name: str, text: str, labels: Sequence[str]) -> None:
+    shown = f"{name}_total" if kind == "counter" else name
+    DESCRIBED.append(Described(name=shown, type=kind, labels=labels, text=text))
+
+
 def _counter(name: str, text: str, *labels: str) -> Counter:
+    _described("counter", name, text, labels)
     return Counter(name, text, labels, registry=REGISTRY)
 
 
 def _gauge(name: str, text: str, *labels: str, mode: _Mode = "mostrecent") -> Gauge:
+    _described("gauge", name, text, labels)
     return Gauge(name, text, labels, registry=REGISTRY, multiprocess_mode=mode)
 
 
+def _store_gauge(name: str, text: str, *labels: str) -> Gauge:
+    # The latest value is right, whichever process has read it.
+    return _gauge(name, f"{text} Of the whole store.", *labels)
+
+
 def _histogram(name: str, text: str, *labels: str, buckets: Sequence[float] = _SHORT) -> Histogram:
+    _described("histogram", name, text, labels)
     return Histogram(name, text, labels, registry=REGISTRY, buckets=buckets)
 
 
@@ -82,7 +109,7 @@ HTTP_CONNECTIONS_LIMIT = _gauge(
 )
 
 # The webhook endpoint
-DELIVERIES = _counter("pushgate_deliveries", "Recorded deliveries.", "provider", "verdict")
+DELIVERIES = _counter("pushgate_deliveries", "Deliveries that were stored.", "provider", "verdict")
 REFUSED = _counter("pushgate_refused", "Webhook requests that were refused.", "status", "reason")
 PROVIDER_LAG = _histogram(
     "pushgate_provider_lag_seconds",
@@ -111,9 +138,9 @@ POSTPONED = _counter(
     "host",
     "reason",
 )
-PENDING_UPDATES = _gauge("pushgate_pending_ref_updates", "Pending ref updates.")
-OLDEST_PENDING = _gauge("pushgate_oldest_pending_seconds", "Age of the oldest pending ref update.")
-QUEUE = _gauge(
+PENDING_UPDATES = _store_gauge("pushgate_pending_ref_updates", "Pending ref updates.")
+OLDEST_PENDING = _store_gauge("pushgate_oldest_pending_seconds", "Age of the oldest pending ref update.")
+QUEUE = _store_gauge(
     "pushgate_queue_connections",
     "Connections with work: `waiting` for a worker, `held` by one, or `postponed` after a failure.",
     "state",
@@ -122,7 +149,7 @@ CLAIMED = _counter("pushgate_claims", "Connections that workers have claimed.")
 LEASES_LOST = _counter(
     "pushgate_leases_lost", "Claims that expired during the work: another process has taken over."
 )
-WORKERS_ALIVE = _gauge(
+WORKERS_ALIVE = _store_gauge(
     "pushgate_worker_processes_alive", "Processes with the role worker or all whose heartbeat is recent."
 )
 
@@ -155,10 +182,10 @@ RECONCILIATION_SECONDS = _histogram(
     "outcome",
     buckets=_OF_HOST,
 )
-RECONCILIATION_LAG = _gauge(
+RECONCILIATION_LAG = _store_gauge(
     "pushgate_reconciliation_lag_seconds", "For how long the reconciliation that is due has waited."
 )
-SILENT = _gauge(
+SILENT = _store_gauge(
     "pushgate_connections_silent",
     "Connections of which a push was recovered whose webhook never arrived, and none has arrived since.",
 )
@@ -169,15 +196,15 @@ EVENTS_PUBLISHED = _counter("pushgate_events_published", "Events that the broker
 UNDELIVERABLE = _counter(
     "pushgate_messages_undeliverable", "Messages that the broker refused permanently.", "what"
 )
-PENDING_REQUESTS = _gauge(
+PENDING_REQUESTS = _store_gauge(
     "pushgate_pending_requests", "Execution requests that the broker has not confirmed."
 )
-PENDING_EVENTS = _gauge("pushgate_pending_events", "Events that the broker has not confirmed.")
-OLDEST_REQUEST = _gauge(
+PENDING_EVENTS = _store_gauge("pushgate_pending_events", "Events that the broker has not confirmed.")
+OLDEST_REQUEST = _store_gauge(
     "pushgate_oldest_unpublished_request_seconds",
     "Age of the oldest unpublished execution request; 0 without a broker.",
 )
-OLDEST_EVENT = _gauge(
+OLDEST_EVENT = _store_gauge(
     "pushgate_oldest_unpublished_event_seconds", "Age of the oldest unpublished event; 0 without a broker."
 )
 # Labelled, so that a process without a relay does not report a lost connection.
@@ -211,9 +238,10 @@ NOTIFICATIONS = _counter(
     "kind",
     "outcome",
 )
-WEBHOOKS = _gauge(
+WEBHOOKS = _store_gauge(
     "pushgate_webhooks",
-    "Webhooks that Pushgate has registered at providers, by the result of the last check.",
+    "Webhooks that Pushgate has registered at providers, by the result of the last check: `ok`, `differs`"
+    " from what is needed, `failing` to be checked or to deliver, `unknown` if not checked for a day.",
     "state",
 )
 WEBHOOK_REPAIRS = _counter(
@@ -229,7 +257,7 @@ REDELIVERIES_FAILED = _counter(
     "Deliveries that were given up because they failed each time they were requested.",
     "provider",
 )
-IDENTITY_EXPIRY = _gauge(
+IDENTITY_EXPIRY = _store_gauge(
     "pushgate_identity_expiry_timestamp_seconds",
     "When the first identity expires, as Unix time; +Inf if none does.",
 )

@@ -21,7 +21,7 @@ from gateway.publish.asyncapi import document
 from gateway.publish.topology import Topology
 from testing.chart_values import values_page
 from testing.example import messages
-from testing.references import commands_page, settings_page
+from testing.references import commands_page, metrics_table, settings_page
 from testing.rights import rights_table
 from testing.service import Command
 
@@ -33,9 +33,6 @@ GUIDE = FOLDER / "message.md"
 PUBLIC_URL = "https://pushgate.example.com"
 """Where the gateway of the OpenAPI document in docs/ is."""
 CHART_README = ROOT / "helm" / "README.md"
-CONNECT = FOLDER / "connect.md"
-"""The page with the table of rights, between comments."""
-
 _GUIDE_WIDTH = 120
 
 
@@ -72,14 +69,17 @@ def references() -> dict[str, str]:
     return {
         "settings.md": settings_page(),
         "commands.md": commands_page(),
-        "connect.md": _with_rights(CONNECT.read_text(encoding="utf-8")),
+        "connect.md": _with_part("connect.md", "rights", rights_table()),
+        "observability.md": _with_part("observability.md", "metrics", metrics_table()),
     }
 
 
-def _with_rights(page: str) -> str:
-    begin, end = "<!-- rights: made by `make documents` -->\n", "<!-- end of rights -->\n"
+def _with_part(name: str, part: str, text: str) -> str:
+    """Return a page with this text between the two comments that name the part."""
+    page = (FOLDER / name).read_text(encoding="utf-8")
+    begin, end = f"<!-- {part}: made by `make documents` -->\n", f"<!-- end of {part} -->\n"
     start = page.index(begin) + len(begin)
-    return f"{page[:start]}\n{rights_table()}\n{page[page.index(end, start) :]}"
+    return f"{page[:start]}\n{text}\n{page[page.index(end, start) :]}"
 
 
 def with_examples(guide: str) -> str:

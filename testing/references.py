@@ -1,7 +1,8 @@
-"""The references in docs/ that are made from the code: of all settings, and of all commands."""
+"""The references in docs/ that are made from the code: of all settings, commands and metrics."""
 
 import ast
 import inspect
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
@@ -9,8 +10,10 @@ from typing import Any, Literal, get_args, get_origin
 
 import typer
 
+from gateway.api.exposition import Processes
 from gateway.cli.gateways import SHARED
 from gateway.cli.main import app
+from gateway.metrics import DESCRIBED
 from gateway.settings import PREFIX, Settings
 
 _NOTE = "<!-- Made from the code by `make documents`: do not edit. -->"
@@ -141,3 +144,18 @@ def _facts(parameter: Any, *, is_option: bool) -> Iterator[str]:
         yield f"default: `{parameter.default}`"
     if parameter.envvar:
         yield f"also in the variable `{parameter.envvar}`"
+
+
+def metrics_table() -> str:
+    """Return the table of all metrics in docs/observability.md, in the order of their module."""
+    own = [(one.name, one.type, one.labels, one.text) for one in DESCRIBED]
+    of_processes = [
+        (sample.name, family.type, tuple(sample.labels), family.documentation)
+        for family in Processes({"0": os.getpid()}).collect()
+        for sample in family.samples
+    ]
+    head = "| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n"
+    return head + "".join(
+        f"| `{name}` | {kind} | {_choices(labels)} | {text} |\n"
+        for name, kind, labels, text in own + of_processes
+    )

@@ -28,10 +28,10 @@ def exposition() -> bytes:
     registry = CollectorRegistry()
     if folder is None:
         PROCESSES.set(1)
-        _Processes({"0": os.getpid()}, registry)
+        registry.register(Processes({"0": os.getpid()}))
         return generate_latest(REGISTRY) + generate_latest(registry)
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    _Processes(_named_in(Path(folder)), registry)
+    registry.register(Processes(_named_in(Path(folder))))
     return generate_latest(registry)
 
 
@@ -49,15 +49,15 @@ def _named_in(folder: Path) -> dict[str, int]:
     }
 
 
-class _Processes(Collector):
+class Processes(Collector):
     """The CPU time, memory and files of processes, each with its name as the label `process`.
 
     The library's own collector knows only its own process, and is left out where several share a port.
     """
 
-    def __init__(self, processes: Mapping[str, int], registry: CollectorRegistry) -> None:
+    def __init__(self, processes: Mapping[str, int]) -> None:
+        """Collect those with these ids, by their names."""
         self._processes = processes
-        registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics of all processes that run."""

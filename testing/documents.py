@@ -21,6 +21,8 @@ from gateway.publish.asyncapi import document
 from gateway.publish.topology import Topology
 from testing.chart_values import values_page
 from testing.example import messages
+from testing.grafana import dashboard
+from testing.grafana_panels import ROWS
 from testing.references import commands_page, metrics_table, settings_page
 from testing.rights import rights_table
 from testing.service import Command
@@ -30,6 +32,8 @@ FOLDER = ROOT / "docs"
 EXAMPLES = ROOT / "gateway" / "messages" / "examples"
 GUIDE = FOLDER / "message.md"
 """The guide for authors of runners: an example follows each comment such as `<!-- example: step -->`."""
+DASHBOARD = ROOT / "helm" / "dashboards" / "pushgate.json"
+"""The Grafana dashboard of the chart."""
 PUBLIC_URL = "https://pushgate.example.com"
 """Where the gateway of the OpenAPI document in docs/ is."""
 CHART_README = ROOT / "helm" / "README.md"
@@ -37,10 +41,11 @@ _GUIDE_WIDTH = 120
 
 
 def main() -> None:
-    """Write the references, the examples of messages with their guide, and the documents for machines."""
+    """Write the references, the dashboard, the examples of messages with their guide, and the documents."""
     for page, text in references().items():
         _write_text(FOLDER / page, text)
     _write_text(CHART_README, values_page())
+    _write(DASHBOARD, dashboard(ROWS))
     # First, because the schemas contain them.
     for name, examples in messages().items():
         _write(EXAMPLES / f"{name}.json", examples)

@@ -78,7 +78,7 @@ class Scrape:
     has_broker: bool = True
     _disks: ThreadPoolExecutor = field(default_factory=partial(ThreadPoolExecutor, 1, "disks"), init=False)
     _measuring: "asyncio.Future[None] | None" = field(default=None, init=False)
-    _reading: "asyncio.Task[_StoreState] | None" = field(default=None, init=False)
+    _reading: "asyncio.Task[StoreState] | None" = field(default=None, init=False)
     _fresh_until: float = field(default=0.0, init=False)
 
     def routes(self) -> list[Route]:
@@ -101,16 +101,16 @@ class Scrape:
         await self._measure_disks()
         return Response(await PROBES.run(exposition), media_type=CONTENT_TYPE_LATEST)
 
-    async def _store_state(self) -> "_StoreState":
+    async def _store_state(self) -> "StoreState":
         """Return the state of the store; scrapes share what was read a moment ago."""
         if self._reading is None or (self._reading.done() and time.monotonic() >= self._fresh_until):
             self._reading = asyncio.create_task(self._read())
         return await asyncio.shield(self._reading)
 
-    async def _read(self) -> "_StoreState":
+    async def _read(self) -> "StoreState":
         began_at = time.monotonic()
         try:
-            return await self.database.read_probe(_StoreState.of)
+            return await self.database.read_probe(StoreState.of)
         finally:
             now = time.monotonic()
             self._fresh_until = now + min((now - began_at) * _REST, _MAX_REST_SECONDS)
@@ -136,7 +136,7 @@ def _measure(folders: Mapping[str, Path]) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _StoreState:
+class StoreState:
     """What the gauges show of the whole store."""
 
     backlog: Backlog

@@ -2,9 +2,10 @@
 
 import pytest
 
-from gateway.errors import FetchError, LocalFailure, ObjectUnusable, RemoteRefuses, RemoteUnavailable
+from gateway.errors import FetchError, Gone, LocalFailure, ObjectUnusable, RemoteRefuses, RemoteUnavailable
 from gateway.fetch.process import GitFailed, GitTimedOut, explain
-from gateway.fetch.reasons import Access, remote_failure, repair_of
+from gateway.fetch.reasons import Access, cause_of, remote_failure, repair_of
+from testing.documents import ROOT
 from testing.fetching import Fetching
 from testing.git_host import GitHost
 from testing.http_remotes import answering
@@ -80,6 +81,18 @@ def test_what_failed_decides(kind: type[FetchError], reason: str, said: str) -> 
     assert type(error) is kind
     assert reason in str(error)
     assert said in str(error)
+
+
+def test_a_reason_has_a_cause_for_metrics() -> None:
+    """In one word, which the reference lists; only what git alone explains is `other`."""
+    page = (ROOT / "docs" / "observability.md").read_text(encoding="utf-8")
+    for (_, reason), lines in SAID.items():
+        for said in lines:
+            cause = cause_of(remote_failure(GitFailed(said)))
+            assert f"`{cause}`" in page
+            assert (cause == "other") is ("(git:" in reason), said
+    assert cause_of(remote_failure(GitTimedOut("git took longer than 600 seconds"))) == "timeout"
+    assert cause_of(Gone("the remote no longer has it")) == "gone"
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,14 @@ def test_what_is_counted_is_counted_by_all(gateway: Service, project: Project) -
         }
         assert found["pushgate_deliveries_total", "accepted", "github"] == 30
         assert found["pushgate_ref_updates_settled_total", "planned"] == 30
+        assert found["pushgate_processes_died_total", "died"] == 1
+        assert (
+            found["pushgate_processes",]
+            == found["pushgate_worker_processes_alive",]
+            == len(processes(gateway))
+        )
+        for name in (*map(str, processes(gateway)), "supervisor"):
+            assert found["process_resident_memory_bytes", name] > 0
         assert found["pushgate_pending_ref_updates",] == 0
         assert found["pushgate_pending_requests",] == 30
 

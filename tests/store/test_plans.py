@@ -17,6 +17,7 @@ import sqlalchemy
 import zstandard
 from sqlalchemy import event, text
 
+from gateway.api.scrape import StoreState
 from gateway.crypto.keyring import Keyring
 from gateway.errors import NotFound
 from gateway.store import (
@@ -279,7 +280,7 @@ HOT: dict[str, Callable[[sqlalchemy.Connection], object]] = {
     "replay": replay,
     "forget": forget,
     "play": play,
-    "backlog": work_queue.backlog,
+    "scrape": StoreState.of,
     "platforms": lambda conn: platforms.is_due(conn, now=LATER),
     "follow": lambda conn: executions.planned_after(conn, executions.last_seq(conn) - 3, limit=100),
 }

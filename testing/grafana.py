@@ -169,7 +169,7 @@ def _placed(rows: Mapping[str, Sequence[Panel]]) -> Iterator[dict[str, Any]]:
 
 
 def _content(panel: Panel) -> dict[str, Any]:
-    steps = [{"color": "green", "value": None}]
+    steps: list[dict[str, Any]] = [{"color": "green", "value": None}]
     steps += [{"color": colour, "value": value} for value, colour in panel.steps]
     words = {value: {"text": text, "index": index} for index, (value, text) in enumerate(panel.words.items())}
     return {

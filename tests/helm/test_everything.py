@@ -30,6 +30,8 @@ WHERE = {
     "service": ["services"],
     "serviceAccount": ["web", "serviceaccount"],
     "serviceMonitor": ["servicemonitor"],
+    "prometheusRule": ["prometheusrule"],
+    "grafanaDashboard": ["dashboard"],
     "test": ["tests/webhooks", "serviceaccount"],
     "web": ["web", "autoscaling", "disruption", "serviceaccount"],
     "worker": ["worker", "autoscaling", "disruption", "serviceaccount"],

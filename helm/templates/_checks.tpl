@@ -68,8 +68,8 @@
 {{- if le (include "pushgate.quantity" $values.worker.storage.size | float64) ($budget | float64) -}}
 {{- fail (printf "worker.storage.size (%v) has no room for settings.mirrorBudget (%d bytes) and other files: raise worker.storage.size, or lower settings.mirrorBudget" $values.worker.storage.size (int64 $budget)) -}}
 {{- end -}}
-{{- $labelled := dict "commonLabels" $values.commonLabels "serviceMonitor.labels" $values.serviceMonitor.labels "cloudnativepg.podMonitor.labels" $values.cloudnativepg.podMonitor.labels -}}
-{{- $annotated := dict "commonAnnotations" $values.commonAnnotations "serviceMonitor.annotations" $values.serviceMonitor.annotations -}}
+{{- $labelled := dict "commonLabels" $values.commonLabels "serviceMonitor.labels" $values.serviceMonitor.labels "prometheusRule.labels" $values.prometheusRule.labels "grafanaDashboard.labels" $values.grafanaDashboard.labels "cloudnativepg.podMonitor.labels" $values.cloudnativepg.podMonitor.labels -}}
+{{- $annotated := dict "commonAnnotations" $values.commonAnnotations "serviceMonitor.annotations" $values.serviceMonitor.annotations "prometheusRule.annotations" $values.prometheusRule.annotations "grafanaDashboard.annotations" $values.grafanaDashboard.annotations -}}
 {{- $accounts := dict -}}
 {{- range $section := include "pushgate.sections" . | fromJsonArray -}}
 {{- $of := include "pushgate.component" (dict "root" $ "section" $section) | fromJson -}}
@@ -105,6 +105,11 @@
 {{- end -}}
 {{- if and (ne .type "LoadBalancer") (or .loadBalancerClass .loadBalancerSourceRanges) -}}
 {{- fail "service.loadBalancerClass and service.loadBalancerSourceRanges need a load balancer: set service.type to LoadBalancer" -}}
+{{- end -}}
+{{- end -}}
+{{- with $values.rabbitmq.tls -}}
+{{- if and (or .caSecretName .disableNonTLSListeners) (not .secretName) -}}
+{{- fail "rabbitmq.tls needs the certificate of the nodes: name its Secret in rabbitmq.tls.secretName" -}}
 {{- end -}}
 {{- end -}}
 {{- with $values.cloudnativepg -}}

@@ -57,6 +57,7 @@ OTHER: dict[str, Any] = {
     "connections.existingSecret": "other",
     "externalSecret.storeRef.name": "other",
     "httpRoute.parentRefs": [{"name": "other"}],
+    "rabbitmq.tls.secretName": "other",
     "ingress.hosts": ["other.example.com"],
     "packages.url": "gs://other",
     "pod.mounts": [{"mountPath": "/etc/pushgate/tls", "secret": "other"}],

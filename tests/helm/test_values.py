@@ -229,6 +229,8 @@ def test_every_default_has_a_schema() -> None:
             "at '/podDisruptionBudget/maxUnavailable'",
         ),
         ("minimal", "service: {externalTrafficPolicy: Local}", "set service.type to NodePort or LoadBal"),
+        ("minimal", "rabbitmq: {tls: {caSecretName: a}}", "its Secret in rabbitmq.tls.secretName"),
+        ("minimal", "grafanaDashboard: {labels: {helm.sh/chart: a}}", "grafanaDashboard.labels: "),
         ("minimal", "service: {loadBalancerClass: a/b}", "set service.type to LoadBalancer"),
         (
             "production",

@@ -79,6 +79,7 @@ def _leaves(values: Values, path: str = "") -> Iterator[tuple[str, Any]]:
 def _at(values: Values, path: str) -> Any:
     found: Any = values
     for key in path.split("."):
+        assert key in found, f"{path} is not set"
         found = found[key]
     return found
 

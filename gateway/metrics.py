@@ -28,7 +28,7 @@ _MAX_HOSTS = 30
 _OTHER = "other"
 
 # How the values of several processes become one.
-_Mode = Literal["mostrecent", "livesum", "livemin"]
+_Mode = Literal["mostrecent", "livesum", "livemin", "livemax"]
 
 
 class Hosts:
@@ -146,6 +146,10 @@ QUEUE = _store_gauge(
     "state",
 )
 CLAIMED = _counter("pushgate_claims", "Connections that workers have claimed.")
+LEASES_EXPIRED = _counter(
+    "pushgate_leases_expired",
+    "Claims of processes that died or hung; their connections are queued again.",
+)
 LEASES_LOST = _counter(
     "pushgate_leases_lost", "Claims that expired during the work: another process has taken over."
 )
@@ -212,6 +216,7 @@ BROKER_CONNECTED = _gauge(
     "pushgate_broker_connected",
     "Whether this process is connected to the broker, for requests and for events.",
     "what",
+    mode="livemax",
 )
 BROKER_FAILURES = _counter(
     "pushgate_broker_failures",

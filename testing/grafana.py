@@ -115,7 +115,7 @@ def _variables() -> Iterator[dict[str, Any]]:
         "label": "Data source",
         "type": "datasource",
         "query": "prometheus",
-        "current": {},
+        "current": {"selected": True, "text": "default", "value": "default"},
         "hide": 0,
         "includeAll": False,
         "multi": False,
@@ -131,7 +131,6 @@ def _variables() -> Iterator[dict[str, Any]]:
             "label": name.capitalize(),
             "type": "query",
             "datasource": _SOURCE,
-            "definition": query,
             "query": {"query": query, "refId": name},
             # Also what has no such label.
             "allValue": ".*",
@@ -210,6 +209,8 @@ _STAT = {
     "graphMode": "none",
     "justifyMode": "auto",
     "orientation": "auto",
+    "percentChangeColorMode": "standard",
+    "showPercentChange": False,
     "textMode": "auto",
     "wideLayout": True,
 }

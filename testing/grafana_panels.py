@@ -196,9 +196,13 @@ FETCH = [
     ),
     Panel(
         "Claims",
-        "Connections that workers have claimed, and claims that they have lost to another worker.",
+        "Connections that workers have claimed; claims that have expired, because a worker died or hung.",
         "ops",
-        [named(rate("pushgate_claims_total"), "claimed"), named(rate("pushgate_leases_lost_total"), "lost")],
+        [
+            named(rate("pushgate_claims_total"), "claimed"),
+            named(rate("pushgate_leases_expired_total"), "expired"),
+            named(rate("pushgate_leases_lost_total"), "lost"),
+        ],
     ),
     Panel(
         "Reconciliations",

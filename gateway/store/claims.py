@@ -96,6 +96,18 @@ class _Rotation:
     after: str = ""
 
 
+@dataclass(slots=True, eq=False)
+class Expired:
+    """How many leases this process has found to have expired."""
+
+    count: int = 0
+
+    def take(self) -> int:
+        """Return the number since the last call."""
+        count, self.count = self.count, 0
+        return count
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claims:
     """The claims of one process, by its name. `per_project` and `per_host` are limits; 0 means no limit.
@@ -109,6 +121,7 @@ class Claims:
     per_host: int = 0
     places: int = 0
     silent: SilentHosts = field(default_factory=SilentHosts)
+    expired: Expired = field(default_factory=Expired)
     _rotation: _Rotation = field(default_factory=_Rotation)
 
     def claim(
@@ -119,7 +132,7 @@ class Claims:
         What is in the queue is read before the lock is taken. Under the lock, the counts are read again: they
         must still be true at the commit.
         """
-        ready_queue.refresh(conn, now=now)
+        self.expired.count += ready_queue.refresh(conn, now=now)
         candidates = self._candidates(conn, self._rotation, now=now, most=most)
         if not candidates:
             return []

@@ -190,11 +190,12 @@ def oldest_arrival(of: FromClause) -> ScalarSelect[datetime]:
 
 _is_postponed = and_(leases.c.ready_at.is_not(None), leases.c.queue_host.is_(None))
 _owned = leases.c.owner.is_not(None)
+_is_expired = and_(_owned, leases.c.expires_at < NOW)
 # Each is a range of an index. A time beyond the horizon was set by a wrong clock, and counts as past.
 _DUE_LEASES = (
     (leases.c.ready_at, and_(_is_postponed, leases.c.ready_at <= NOW)),
     (leases.c.ready_at, and_(_is_postponed, leases.c.ready_at > HORIZON)),
-    (leases.c.expires_at, and_(_owned, leases.c.expires_at < NOW)),
+    (leases.c.expires_at, _is_expired),
     (leases.c.expires_at, and_(_owned, leases.c.expires_at > HORIZON)),
 )
 # The least ones, not any: for those PostgreSQL would read the whole table if it expected to find many.
@@ -216,7 +217,9 @@ def _changed() -> Select[Any]:
 
 
 _CHANGED = (
-    select(leases.c.connection).where(leases.c.connection.in_(_changed())).with_for_update(skip_locked=True)
+    select(leases.c.connection, _is_expired.label("is_expired"))
+    .where(leases.c.connection.in_(_changed()))
+    .with_for_update(skip_locked=True)
 )
 _TAKE_NOTE = (
     update(ref_updates)
@@ -236,21 +239,23 @@ def has_changed(conn: sqlalchemy.Connection, *, now: datetime) -> bool:
     return bool(conn.execute(_HAS_CHANGED, times(now)).scalar())
 
 
-def refresh(conn: sqlalchemy.Connection, *, now: datetime) -> None:
-    """Update the queue for what was accepted, has become due or has expired.
+def refresh(conn: sqlalchemy.Connection, *, now: datetime) -> int:
+    """Update the queue for what was accepted, has become due or has expired; return how many have expired.
 
     Wait for others who do the same, because what they put into the queue is visible only then, but not for
     workers: their releases are found later.
     """
     if not has_changed(conn, now=now):
-        return
+        return 0
     lock(conn, Lock.QUEUE)
-    names = list(conn.execute(_CHANGED, times(now)).scalars())
+    changed = conn.execute(_CHANGED, times(now)).all()
+    names = [row.connection for row in changed]
     if not names:
-        return
+        return 0
     # In this order: an update that is committed between the statements must not be noted before it is seen.
     conn.execute(_TAKE_NOTE, {"names": names})
     conn.execute(_UPDATE, {**times(now), "names": names})
+    return sum(bool(row.is_expired) for row in changed)
 
 
 def recheck(conn: sqlalchemy.Connection, *names: str, now: datetime) -> None:

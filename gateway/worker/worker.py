@@ -25,7 +25,7 @@ from gateway.errors import (
     RemoteSilent,
     StoreUnavailable,
 )
-from gateway.metrics import CLAIMED, LEASES_LOST
+from gateway.metrics import CLAIMED, LEASES_EXPIRED, LEASES_LOST
 from gateway.store import connections, work_queue
 from gateway.store.claims import Claims
 from gateway.store.connections import Connection
@@ -136,6 +136,7 @@ class Worker:
             self.claims.claim, owner=self.name, now=now, until=now + LEASE, most=most
         )
         CLAIMED.inc(len(claimed))
+        LEASES_EXPIRED.inc(self.claims.expired.take())
         return claimed
 
     async def work_on(self, connection_id: str) -> None:

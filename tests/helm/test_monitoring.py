@@ -17,9 +17,23 @@ from helm_python import HelmError
 from testing.documents import DASHBOARD, ROOT
 from testing.grafana import SCHEMA_VERSION, dashboard
 from testing.grafana_panels import ROWS
+from testing.npm import installed
 from tests.helm.chart import NAMESPACE, Manifest, merged, objects, read_values, render, value_sets
 
 RULES = "prometheusRule: {enabled: true, runbookUrl: https://docs.example.com/alerts}"
+# Grafana's own types of dashboards: https://www.npmjs.com/package/@grafana/schema
+SCHEMAS = ("@grafana/schema@11.6.16", "@grafana/schema@12.4.11")
+TYPES = """
+import type { Dashboard, Panel, RowPanel } from "@grafana/schema";
+import type { Options as Stat } from "FOLDER/stat/panelcfg/x/StatPanelCfg_types.gen";
+import type { Options as Lines } from "FOLDER/timeseries/panelcfg/x/TimeSeriesPanelCfg_types.gen";
+import type { FieldConfig as Config } from "FOLDER/timeseries/panelcfg/x/TimeSeriesPanelCfg_types.gen";
+// JSON has the values of enumerations, not their names.
+type Plain<T> = T extends string ? `${T}` : T extends object ? { [K in keyof T]: Plain<T[K]> } : T;
+interface Named { RowPanel: RowPanel; Panel: Panel; Dashboard: Dashboard; Stat: Stat; Lines: Lines }
+interface Named { Config: Config }
+function is<K extends keyof Named>(kind: K, value: Plain<Named[K]>) {}
+""".replace("FOLDER", "./node_modules/@grafana/schema/dist/esm/raw/composable")
 # https://github.com/grafana/grafana/blob/main/packages/grafana-data/src/valueFormats/categories.ts
 UNITS = {"Bps", "bytes", "ops", "percentunit", "reqps", "s", "short"}
 CONTENT: dict[str, Any] = json.loads(DASHBOARD.read_text(encoding="utf-8"))
@@ -140,6 +154,42 @@ def test_grafana_can_import_the_dashboard() -> None:
         assert {target["refId"] for target in panel["targets"]} == set("ABC"[: len(panel["targets"])])
         assert all(one["datasource"] == SOURCE for one in (panel, *panel["targets"]))
     assert max(taken.values()) == 1
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_the_dashboard_has_the_types_of_grafana(
+    schema: str, pytestconfig: pytest.Config, tmp_path: Path
+) -> None:
+    """Each panel, its options and its fields: a name or a value that Grafana does not have is an error."""
+    checks: list[tuple[str, Any]] = [("Dashboard", {**CONTENT, "panels": []})]
+    for panel in PANELS:
+        checks.append(("RowPanel" if panel["type"] == "row" else "Panel", panel))
+        if panel["type"] == "stat":
+            checks.append(("Stat", panel["options"]))
+        if panel["type"] == "timeseries":
+            checks.append(("Lines", panel["options"]))
+            checks.append(("Config", panel["fieldConfig"]["defaults"]["custom"]))
+    text = TYPES + "".join(f'is("{kind}", {json.dumps(value)});\n' for kind, value in checks)
+    (tmp_path / "dashboard.ts").write_text(text, encoding="utf-8")
+    modules = installed(pytestconfig.cache, schema, "typescript@5.9.3")
+    (tmp_path / "node_modules").symlink_to(modules)
+    options = [
+        "--noEmit",
+        "--strict",
+        "--skipLibCheck",
+        "--module",
+        "esnext",
+        "--moduleResolution",
+        "bundler",
+    ]
+    done = subprocess.run(
+        [modules / ".bin" / "tsc", *options, "dashboard.ts"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 def test_prometheus_can_read_every_query(tmp_path: Path) -> None:

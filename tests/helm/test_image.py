@@ -226,7 +226,7 @@ def test_the_job_for_connections_makes_them(service: Service, tmp_path: Path) ->
     (tmp_path / "digits").write_text("the webhook's secret")
     text = file["data"]["connections.yaml"].replace("/run/secrets/connections", str(tmp_path))
     (tmp_path / "connections.yaml").write_text(text)
-    arguments = [one.replace("/etc/pushgate", str(tmp_path)) for one in container["args"]]
+    arguments = [one.replace("/etc/pushgate/connections", str(tmp_path)) for one in container["args"]]
     done = _run(["python", PUSHGATE, *arguments], PUSHGATE_URL=service.url, PUSHGATE_ADMIN_TOKEN=ADMIN_TOKEN)
     assert done.returncode == 0, done.stderr
     assert "the webhook's secret" not in done.stdout

@@ -209,10 +209,10 @@ def test_the_health_check_shows_whether_the_gateway_lives(service: Service) -> N
 
 
 def test_helms_own_test_passes_at_a_gateway_that_works(service: Service) -> None:
-    """The pod of `helm test`, with the gateway's address in place of the Service's."""
+    """The pod of `helm test`, with the gateway's address in place of the Service's, and a proxy for git."""
     (pod,) = of_kind("minimal", "Pod")
     command = [*pod["spec"]["containers"][0]["command"][:-1], service.url]
-    done = _run(command)
+    done = _run(command, http_proxy="http://127.0.0.1:9", no_proxy="")
     assert (done.returncode, done.stdout.splitlines()[:2]) == (0, ["/livez 200", "/readyz 200"]), done.stderr
     service.stop()
     assert _run(command).returncode == 1

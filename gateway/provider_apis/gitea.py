@@ -20,14 +20,13 @@ RIGHTS: Mapping[Scope, str] = {
     "server": "write:admin, as an administrator of the server",
 }
 SCOPES = frozenset(RIGHTS)
-READ_RIGHT = gogs_like.READ_RIGHT
+READ_RIGHT = "read:repository"
 REQUESTS_PER_HOUR = gogs_like.REQUESTS_PER_HOUR
 WRITE_LIMITS = gogs_like.WRITE_LIMITS
 HEADERS = gogs_like.HEADERS
 
 base_url = gogs_like.base_url
 authorization = gogs_like.authorization
-has_file = gogs_like.has_file
 test = gogs_like.test
 
 # In a request, `pull_request` stands for all events of pull requests, such as labels and comments.
@@ -85,6 +84,11 @@ def change(place: Place, webhook_id: str, webhook: Webhook) -> Operation[Registe
 def delete(place: Place, webhook_id: str) -> Operation[None]:
     """Delete a webhook, or do nothing if it is gone."""
     yield from gogs_like.delete(place, webhook_id, right=RIGHTS[place.scope])
+
+
+def has_file(clone_url: str, path: str, branch: str | None) -> Operation[bool]:
+    """Return whether a branch has a file."""
+    return (yield from gogs_like.has_file(clone_url, path, branch, right=READ_RIGHT))
 
 
 def _pages(

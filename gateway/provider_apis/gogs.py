@@ -20,7 +20,6 @@ HEADERS = gogs_like.HEADERS
 
 base_url = gogs_like.base_url
 authorization = gogs_like.authorization
-has_file = gogs_like.has_file
 test = gogs_like.test
 
 
@@ -55,3 +54,8 @@ def repositories(place: Place) -> Operation[Sequence[ListedRepository]]:
     path = f"{gogs_like.home_path(place)}/repos"
     answer = yield ApiRequest(method="GET", path=path, right=READ_RIGHT, subject=place.noun)
     return [repository.listed for repository in answer.read(list[Repository])]
+
+
+def has_file(clone_url: str, path: str, branch: str | None) -> Operation[bool]:
+    """Return whether a branch has a file."""
+    return (yield from gogs_like.has_file(clone_url, path, branch, right=READ_RIGHT))

@@ -20,8 +20,6 @@ REQUESTS_PER_HOUR = 3600
 WRITE_LIMITS: Sequence[WriteLimit] = ()
 HEADERS: Mapping[str, str] = {"Accept": "application/json"}
 
-READ_RIGHT = "read:repository"
-
 _FILTERS_OF_ALL_BRANCHES = frozenset({"", "*", "**"})
 
 
@@ -127,11 +125,11 @@ def create(
     return answer.read(Hook).registered
 
 
-def has_file(clone_url: str, path: str, branch: str | None) -> Operation[bool]:
+def has_file(clone_url: str, path: str, branch: str | None, *, right: str) -> Operation[bool]:
     """Return whether a branch has a file. The answer has its content as well."""
     path = f"{home_path(Place(clone_url))}/contents/{quote(path)}"
     query = {"ref": branch} if branch else {}
-    answer = yield ApiRequest(method="GET", path=path, query=query, right=READ_RIGHT, may_be_missing=True)
+    answer = yield ApiRequest(method="GET", path=path, query=query, right=right, may_be_missing=True)
     return answer.status != HTTPStatus.NOT_FOUND
 
 

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 import providers
 from gateway.provider_apis import azure_devops, bitbucket, bitbucket_server, gitea, github, gitlab, gogs
+from gateway.provider_apis.apis import APIS
 from gateway.provider_apis.operation import ApiAnswer, ApiRefused, Operation, T
 from gateway.provider_apis.webhooks import ListedRepository, Place, ProviderApi, Scope, Webhook, compare
 from providers.model import VerifiedRequest
@@ -241,6 +242,18 @@ def test_gogs_has_only_webhooks_of_repositories() -> None:
         [found] = run(gogs.repositories(place), base_url, token)
         assert found.id == "7"
         assert run(gogs.has_file(found.url, FILE, None), base_url, token)
+
+
+@pytest.mark.parametrize("name", APIS)
+def test_an_error_about_a_file_names_the_right_of_the_provider(name: str) -> None:
+    """Gogs, whose tokens have no scopes, in other words than Gitea."""
+    url = (
+        "https://dev.azure.com/acme/p/_git/digits"
+        if name == "azure-devops"
+        else "https://x.example/acme/digits"
+    )
+    reading = APIS[name].has_file(url, FILE, "main")
+    assert next(reading).right == APIS[name].READ_RIGHT
 
 
 def test_a_url_of_no_owner_is_refused() -> None:

@@ -1,6 +1,5 @@
 """The commands about deliveries: list, show, explain."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -8,7 +7,17 @@ import typer
 from gateway.cli.api_client import part
 from gateway.cli.facts import show_delivery
 from gateway.cli.gateways import client_command, client_of
-from gateway.cli.options import AsJson, Limit, OfConnection, moment
+from gateway.cli.options import (
+    AsJson,
+    Limit,
+    OfAuthor,
+    OfBranch,
+    OfConnection,
+    Search,
+    Since,
+    Until,
+    push_filters,
+)
 from gateway.cli.output import (
     DELIVERY_COLUMNS,
     REFUSAL_COLUMNS,
@@ -40,23 +49,20 @@ def deliveries(
         str | None,
         typer.Option(help="Only this verdict: accepted, duplicate, ignored, unreadable, or refused."),
     ] = None,
-    branch: Annotated[str | None, typer.Option(help="Only those of this ref, such as main.")] = None,
-    author: Annotated[
-        str | None, typer.Option(help="Only those of this person: who pushed, or the commit's author.")
+    commit: Annotated[
+        str | None, typer.Option(help="Only those of this commit: its id, or at least 7 digits of it.")
     ] = None,
-    since: Annotated[
-        str | None, typer.Option(help="Only those since 2026-11-23, 2026-11-23T09:00, 2d or 3h ago.")
-    ] = None,
-    until: Annotated[str | None, typer.Option(help="Only those before then.")] = None,
-    search: Annotated[
-        str | None, typer.Option(help="Only those in which a connection, ref, person or commit is so named.")
-    ] = None,
+    branch: OfBranch = None,
+    author: OfAuthor = None,
+    since: Since = None,
+    until: Until = None,
+    search: Search = None,
     limit: Limit = 20,
     as_json: AsJson = False,
 ) -> None:
     """List deliveries, newest first, or show one.
 
-    Examples: pushgate deliveries --outcome failed; pushgate deliveries --connection acme/digits
+    Examples: pushgate deliveries --outcome failed; pushgate deliveries --branch main --since 2d
     """
     client = client_of()
     if delivery is not None:
@@ -66,17 +72,10 @@ def deliveries(
         else:
             show_delivery(client, shown)
         return
-    now = datetime.now(UTC)
-    filters = {
-        "connection": connection,
-        "outcome": outcome,
-        "verdict": verdict,
-        "branch": branch,
-        "author": author,
-        "since": None if since is None else moment(since, now).isoformat(),
-        "until": None if until is None else moment(until, now).isoformat(),
-        "q": search,
-    }
+    shared = push_filters(
+        connection=connection, branch=branch, author=author, since=since, until=until, search=search
+    )
+    filters = {**shared, "outcome": outcome, "verdict": verdict, "commit": commit}
     answer = client.get("/deliveries", **filters, limit=limit)
     if "refused" in {outcome, verdict}:
         empty = empty_list("refused requests", connection)

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -48,7 +47,7 @@ def plan_command(
 
     if not dry_run:
         raise Invalid("plan only simulates and requires --dry-run; use `pushgate apply` to apply the file")
-    since = moment(since, datetime.now(UTC)).isoformat() if since is not None else None
+    since = moment("--since", since)
     max_deliveries = last or (None if since is not None else _LAST)
     wanted = read_file(file.read()).connections
     client = client_of()

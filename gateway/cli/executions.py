@@ -8,7 +8,17 @@ from gateway.cli.api_client import ApiError, Client, part
 from gateway.cli.facts import execution_facts
 from gateway.cli.following import report_interruption
 from gateway.cli.gateways import client_command, client_of
-from gateway.cli.options import AsJson, Limit, OfConnection
+from gateway.cli.options import (
+    AsJson,
+    Limit,
+    OfAuthor,
+    OfBranch,
+    OfConnection,
+    Search,
+    Since,
+    Until,
+    push_filters,
+)
 from gateway.cli.output import (
     coloured,
     empty_list,
@@ -42,25 +52,35 @@ def executions(
         str | None,
         typer.Option(help=f"Only this state: {', '.join(get_args(ExecutionState))}."),
     ] = None,
+    branch: OfBranch = None,
+    author: OfAuthor = None,
+    since: Since = None,
+    until: Until = None,
+    search: Search = None,
     limit: Limit = 20,
     as_json: AsJson = False,
 ) -> None:
     """List execution requests, newest first; show one; or follow new ones.
 
-    Examples: pushgate executions --state failed; pushgate executions --follow
+    Examples: pushgate executions --state failed; pushgate executions --branch main --since 2d;
+    pushgate executions --follow
     """
     client = client_of()
     if execution is not None:
         shown = client.get(f"/executions/{part(execution)}")
         print_json(shown) if as_json else print_facts(execution_facts(shown))
         return
+    shared = push_filters(
+        connection=connection, branch=branch, author=author, since=since, until=until, search=search
+    )
+    filters = {**shared, "delivery": delivery, "state": state}
     if follow:
-        if {connection, delivery, state} != {None}:
-            raise ApiError("--follow prints all new requests: omit --connection, --delivery and --state")
+        if {*filters.values()} != {None}:
+            raise ApiError("--follow prints all new requests: omit the filters, such as --connection")
         _follow(client, as_json=as_json)
         return
-    answer = client.get("/executions", connection=connection, delivery=delivery, state=state, limit=limit)
-    empty = empty_list("executions", connection, delivery, state)
+    answer = client.get("/executions", **filters, limit=limit)
+    empty = empty_list("executions", *filters.values())
     print_list(answer, _COLUMNS, _row, empty=empty, as_json=as_json)
 
 

@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from getpass import getpass
 from pathlib import Path
 from typing import Annotated
@@ -38,6 +38,20 @@ Limit = Annotated[int, typer.Option("--limit", min=1, max=200, help="The maximum
 OfConnection = Annotated[
     str | None, typer.Option("--connection", help="Only those of this connection, by id or name.")
 ]
+OfBranch = Annotated[str | None, typer.Option("--branch", help="Only those of this ref, such as main.")]
+OfAuthor = Annotated[
+    str | None,
+    typer.Option("--author", help="Only those of this person: who pushed, or the commit's author."),
+]
+Since = Annotated[
+    str | None,
+    typer.Option("--since", help="Only those since 2026-11-23, 2026-11-23T09:00, 2d or 3h ago."),
+]
+Until = Annotated[str | None, typer.Option("--until", help="Only those before then.")]
+Search = Annotated[
+    str | None,
+    typer.Option("--search", help="Only those in which a connection, ref, person or commit is so named."),
+]
 
 
 def connection_id(client: Client, text: str) -> str:
@@ -48,17 +62,42 @@ def connection_id(client: Client, text: str) -> str:
     return named[0] if named else text
 
 
-def moment(text: str, now: datetime) -> datetime:
-    """Return the instant of a duration before now, or of a date, which is local unless it names a zone."""
+def moment(option: str, text: str | None) -> str | None:
+    """Return the instant of an option as the API takes it; None if the option was not given.
+
+    It is a duration before now, or a date, which is local unless it names a zone. Raises `Invalid`.
+    """
+    if text is None:
+        return None
     ago = _AGO.fullmatch(text.strip())
     if ago is not None:
-        return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        return (datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})).isoformat()
     try:
-        return datetime.fromisoformat(text.strip()).astimezone()
+        return datetime.fromisoformat(text.strip()).astimezone().isoformat()
     except (ValueError, OverflowError):
         raise Invalid(
-            f"--since {text}: give a date such as 2026-11-23, or a duration such as 7d or 12h"
+            f"{option} {text}: give a date such as 2026-11-23, or a duration such as 7d or 12h"
         ) from None
+
+
+def push_filters(
+    *,
+    connection: str | None,
+    branch: str | None,
+    author: str | None,
+    since: str | None,
+    until: str | None,
+    search: str | None,
+) -> dict[str, str | None]:
+    """Return the query parameters of the options that deliveries and executions share. Raises `Invalid`."""
+    return {
+        "connection": connection,
+        "branch": branch,
+        "author": author,
+        "since": moment("--since", since),
+        "until": moment("--until", until),
+        "q": search,
+    }
 
 
 def text_of(path: Path | None) -> str | None:

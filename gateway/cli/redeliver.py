@@ -1,6 +1,5 @@
 """The command `redeliver`: has the providers send deliveries again that failed."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -35,7 +34,7 @@ def redeliver(
     Examples: pushgate redeliver; pushgate redeliver acme/digits --since 3h
     """
     client = client_of()
-    start = moment(since, datetime.now(UTC)).isoformat() if since is not None else None
+    start = moment("--since", since)
     found = [_redelivered(client, path, one, start) for path, one in _chosen(client, connection)]
 
     def row(redelivered: Any) -> list[str]:

@@ -1,7 +1,6 @@
 """The command `replay`: fetches and plans stored deliveries again, by their ids or a range of them."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 import typer
@@ -58,8 +57,7 @@ def replay(
         refused = _replay_all(client, found)
         replayed = [one["id"] for one in found if one["id"] not in refused]
     else:
-        start = moment(since or "", datetime.now(UTC)).isoformat()
-        filters = {"since": start, "connection": connection, "outcome": outcome}
+        filters = {"since": moment("--since", since), "connection": connection, "outcome": outcome}
         selected, refused = _replay_selected(client, filters, dry_run=dry_run)
         if dry_run:
             listed = client.items("/deliveries", **filters, verdict="accepted")

@@ -61,6 +61,9 @@ def test_the_whole_way_by_commands(service: Service, project: Project, tmp_path:
     [execution] = answer("executions", "--connection", made["id"], service=service)["items"]
     assert execution["message"]["commit"]["id"] == pushed
     assert answer("executions", execution["id"], service=service) == execution
+    mine = ("executions", "--branch=main", "--author=ada", "--since=1h", "--until=2100-01-01")
+    assert answer(*mine, service=service)["items"] == [execution]
+    assert answer(*mine, "--search=nothing", service=service)["items"] == []
 
     for command, expected in (
         (("connections",), "train@main"),
@@ -393,7 +396,8 @@ CONNECT = ("connect", "git@h:a/b", "--provider", "github", "--project", "p")
         ((*CONNECT, "--host-keys", "EMPTY"), {}, "is empty"),
         (("serve", "--host", ""), {}, "the setting host"),
         (("send", "http://h", "/dev/null", "--provider", "generic", "--secret", "whsec_%"), {}, "not whsec_"),
-        (("executions", "--follow", "--state", "pending"), {}, "omit --connection"),
+        (("executions", "--follow", "--state", "pending"), {}, "omit the filters"),
+        (("executions", "--until", "soon"), {}, "--until soon: give a date such as"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import typer
 from typer.testing import CliRunner
 
@@ -172,6 +173,15 @@ def test_every_operation_of_the_api_has_a_command() -> None:
     operations = {one["operationId"] for path in document["paths"].values() for one in path.values()}
     assert operations == {*COMMANDS_OF_OPERATIONS, *WITHOUT_COMMAND}
     assert {*COMMANDS_OF_OPERATIONS.values()} <= {*COMMANDS}
+
+
+@pytest.mark.parametrize("name", ["deliveries", "executions"])
+def test_the_lists_have_the_filters_of_the_api(name: str) -> None:
+    """The search is called `q` in the API; the pages of a list are read with --limit."""
+    document = json.loads((ROOT / "docs" / "openapi.json").read_text(encoding="utf-8"))
+    listing = document["paths"][f"/api/v1/{name}"]["get"]
+    filters = {one["name"] for one in listing["parameters"] if one["in"] == "query"} - {"cursor", "q"}
+    assert {f"--{one}" for one in {*filters, "search"}} <= options(COMMANDS[name])
 
 
 def test_every_client_command_takes_the_options_of_its_gateway() -> None:

@@ -11,8 +11,8 @@ from typing import Any, Literal, get_args, get_origin
 import typer
 
 from gateway.api.exposition import Processes
+from gateway.cli.app import app
 from gateway.cli.gateways import SHARED
-from gateway.cli.main import app
 from gateway.metrics import DESCRIBED
 from gateway.settings import PREFIX, Settings
 

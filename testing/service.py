@@ -47,7 +47,16 @@ VALOHAI_YAML = """\
 # of gateways and commands: so one process imports them, and each of those is forked from it.
 _LOADED = multiprocessing.get_context("forkserver")
 _LOADED.set_forkserver_preload(
-    ["gateway.server.server", "gateway.data_dir", "pytest", "rich.table", "yaml", __name__, "testing.frozen"]
+    [
+        "gateway.cli.app",
+        "gateway.server.server",
+        "gateway.data_dir",
+        "pytest",
+        "rich.table",
+        "yaml",
+        __name__,
+        "testing.frozen",
+    ]
 )
 
 

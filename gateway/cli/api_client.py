@@ -51,12 +51,13 @@ class Unreachable(ApiError):
 class Patience:
     """Waits longer and longer between attempts to reach a server, and gives up after a time.
 
-    Each wait is reported to `interrupted`, with its reason.
+    `report` is called once when the server is away, with the reason, and once when it is back.
     """
 
-    def __init__(self, interrupted: Callable[[str], None], seconds: float = _START_TIMEOUT) -> None:
-        """Take the seconds of silence after which nothing is tried any more."""
-        self._interrupted = interrupted
+    def __init__(self, server: str, report: Callable[[str], None], seconds: float = _START_TIMEOUT) -> None:
+        """Take the server's name, and the seconds of silence after which nothing is tried any more."""
+        self._server = server
+        self._report = report
         self._seconds = seconds
         self._heard_at: float | None = None
         self._failures = 0
@@ -64,13 +65,16 @@ class Patience:
     def heard(self) -> None:
         """Note that the server has answered."""
         self._heard_at = time.monotonic()
+        if self._failures:
+            self._report(f"{self._server} answers again.")
         self._failures = 0
 
     def wait(self, error: Unreachable) -> None:
         """Wait before the next attempt. Raises `error` if the server has never answered, or not for long."""
         if self._heard_at is None or time.monotonic() - self._heard_at > self._seconds:
             raise error
-        self._interrupted(str(error))
+        if not self._failures:
+            self._report(f"{error} Reconnecting …")
         time.sleep(backoff(self._failures, first=_PAUSE, longest=_LONGEST_PAUSE))
         self._failures += 1
 
@@ -164,17 +168,18 @@ class Client:
         return self._request(method, path + _query(query), json.dumps(body or {}).encode())
 
     def executions(
-        self, *, interrupted: Callable[[str], None], patience: float = _START_TIMEOUT
+        self, *, report: Callable[[str], None], patience: float = _START_TIMEOUT
     ) -> Iterator[tuple[str, Any]]:
         """Yield execution requests as they are planned, and as runners report, until interrupted.
 
         Each comes with the name of its event: `execution` for a new one, `state` for a report.
 
-        When the gateway ends the stream, such as at a restart, `interrupted` is called with the reason, and
-        the stream resumes where it ended. Raises `ApiError` when that fails for `patience` seconds.
+        When the gateway ends the stream, such as at a restart, `report` is called with the reason, the
+        stream resumes where it ended, and `report` is called again. Raises `ApiError` when that fails for
+        `patience` seconds.
         """
         seen: str | None = None
-        waiting = Patience(interrupted, patience)
+        waiting = Patience(f"the gateway at {self.named}", report, patience)
         while True:
             event: dict[str, str] = {}
             try:

@@ -6,7 +6,7 @@ import typer
 
 from gateway.cli.api_client import ApiError, Client, part
 from gateway.cli.facts import execution_facts
-from gateway.cli.following import report_interruption
+from gateway.cli.following import report
 from gateway.cli.gateways import client_command, client_of
 from gateway.cli.options import (
     AsJson,
@@ -86,7 +86,7 @@ def executions(
 
 def _follow(client: Client, *, as_json: bool) -> None:
     """Print new requests and what runners report, until interrupted; as JSON, only new requests."""
-    for event, execution in client.executions(interrupted=report_interruption):
+    for event, execution in client.executions(report=report):
         if event == "state" and not as_json:
             out.print(state_line(execution))
         elif event == "execution":

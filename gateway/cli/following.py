@@ -15,9 +15,14 @@ _OVERLAP = timedelta(seconds=10)
 _EVER = datetime.min.replace(tzinfo=UTC)
 
 
-def report_interruption(reason: str) -> None:
-    """Print why the gateway does not answer."""
-    err.print(f"[yellow]pushgate:[/yellow] {escape(reason)} Reconnecting …", soft_wrap=True)
+def report(sentence: str) -> None:
+    """Print that a gateway does not answer, or answers again."""
+    err.print(f"[yellow]pushgate:[/yellow] {escape(sentence)}", soft_wrap=True)
+
+
+def patience_with(client: Client) -> Patience:
+    """Return the patience with a gateway that may be starting again."""
+    return Patience(f"the gateway at {client.named}", report)
 
 
 class NewDeliveries:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import typer
 
 from gateway.cli.api_client import ApiError, Client, Patience, Unreachable, part, post_webhook
-from gateway.cli.following import NewDeliveries, report_interruption
+from gateway.cli.following import NewDeliveries, patience_with, report
 from gateway.cli.gateways import client_command, client_of
 from gateway.cli.options import AsJson, OfConnection, connection_id
 from gateway.cli.output import clock, coloured, err, escape, out, print_json
@@ -52,7 +52,7 @@ def listen(
     followed = connection_id(client, connection) if connection is not None else None
     arriving = NewDeliveries(client, followed)
     err.print(f"Listening at {escape(client.url)}. Ctrl-C ends this.", soft_wrap=True)
-    here, there = Patience(report_interruption), Patience(report_interruption)
+    here, there = patience_with(client), Patience(to or "", report)
     for deliveries in arriving.follow(here):
         for delivery in deliveries:
             answer = None

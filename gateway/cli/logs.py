@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.api_client import Client, Missing, Patience
-from gateway.cli.following import NewDeliveries, report_interruption
+from gateway.cli.api_client import Client, Missing
+from gateway.cli.following import NewDeliveries, patience_with
 from gateway.cli.gateways import client_command, client_of
 from gateway.cli.options import AsJson
 from gateway.cli.output import clock, coloured, escape, out, print_json, short
@@ -97,7 +97,7 @@ def _is_connection(client: Client, what: str) -> bool:
 
 def _follow_until_end(client: Client, ids: Sequence[str], printer: "_Printer") -> None:
     """Print what becomes of deliveries, and exit once all have ended: with 1 if something has failed."""
-    patience = Patience(report_interruption)
+    patience = patience_with(client)
     patience.heard()
     has_failed = False
     for delivery in ids:
@@ -113,7 +113,7 @@ def _follow_until_end(client: Client, ids: Sequence[str], printer: "_Printer") -
 
 def _follow_new(client: Client, arriving: NewDeliveries, found: Sequence[Any], printer: "_Printer") -> None:
     """Print what becomes of these deliveries, and of those that arrive, until Ctrl-C."""
-    patience = Patience(report_interruption)
+    patience = patience_with(client)
     followed = [one["id"] for one in found if not has_ended(one)]
     for new in arriving.follow(patience):
         followed += [one["id"] for one in new if one["id"] not in followed]

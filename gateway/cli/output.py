@@ -15,8 +15,18 @@ from gateway.cli.tables import rendered
 from gateway.text.escape import printable
 from gateway.text.relative import relative
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+
+class _Console(Console):
+    """A console whose closed pipe is an error like that of any other file; the base class would exit."""
+
+    def on_broken_pipe(self) -> None:
+        """Write nothing more. Raises `BrokenPipeError`."""
+        self.quiet = True
+        raise BrokenPipeError
+
+
+out = _Console(highlight=False)
+err = _Console(stderr=True, highlight=False)
 if not out.is_terminal:
     # In a pipe each row and each sentence stays on one line, so that it can be searched.
     out.width = 100_000

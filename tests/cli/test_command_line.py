@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -105,20 +106,58 @@ def test_executions_are_followed_as_they_come(service: Service, project: Project
     assert json.loads(lines[0])["message"]["execution"]["name"] == "train"
 
 
+@pytest.mark.parametrize("command", [("completion", "bash"), ("deliveries",)])
+def test_a_reader_may_close_the_pipe(service: Service, command: tuple[str, ...]) -> None:
+    """The status is that of the signal, as of other programs, and nothing is printed about it."""
+    environment = {**os.environ, "PUSHGATE_URL": service.url, "PUSHGATE_ADMIN_TOKEN": ADMIN_TOKEN}
+    with subprocess.Popen(
+        [PUSHGATE, *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        # Before it prints anything: it takes half a second to start.
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(WAIT_SECONDS) == 141
+
+
+@pytest.mark.parametrize("option", ["--url", "--data", "--json"])
+def test_options_may_precede_a_command(service: Service, option: str) -> None:
+    """As if they followed it; a command that has no such option refuses it."""
+    values: dict[str, list[str | Path]] = {"--url": [service.url], "--data": [service.data], "--json": []}
+    value = values[option]
+    before = run(option, *value, "source", "list", service=service)
+    assert before.returncode == 0, before.stderr
+    assert before.stdout == run("source", "list", option, *value, service=service).stdout
+    if option != "--url":
+        refused = run(option, *value, "completion", "bash")
+        assert refused.returncode == 2
+        assert f"pushgate completion has no option {option}" in refused.stderr
+
+
+def test_the_version_is_printed_without_the_commands() -> None:
+    """They take half a second to import."""
+    code = "import sys; from gateway.cli.main import main; main(); assert 'typer' not in sys.modules"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--version"], check=True, capture_output=True, text=True
+    )
+    assert done.stdout == f"pushgate {version('pushgate')}\n"
+
+
 def test_a_follower_goes_on_when_the_gateway_starts_again(
     service: Service, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It continues where it stopped, with a message; a gateway that stays down is an error."""
     connection = service.connect(project.url, "train@*")
     seen: list[str] = []
-    interruptions: list[str] = []
+    reports: list[str] = []
     ended: list[Exception] = []
     clock = SimpleNamespace(monotonic=time.monotonic, sleep=time.sleep)
     monkeypatch.setattr("gateway.cli.api_client.time", clock)
 
     def follow() -> None:
         try:
-            followed = service.api.executions(interrupted=interruptions.append, patience=WAIT_SECONDS)
+            followed = service.api.executions(report=reports.append, patience=WAIT_SECONDS)
             seen.extend(one["message"]["ref"]["name"] for _, one in followed)
         except ApiError as error:
             ended.append(error)
@@ -135,14 +174,15 @@ def test_a_follower_goes_on_when_the_gateway_starts_again(
     wait_for(lambda: push(f"before-{next(numbers)}"), "the follower follows")
     port = int(service.url.rpartition(":")[2])
     service.kill()
-    wait_for(lambda: interruptions, "the end of the stream is reported")
+    wait_for(lambda: reports, "the end of the stream is reported")
     service.start(port)
     push("after")
     wait_for(lambda: "after" in seen, "the follower has gone on")
     assert len(seen) == len(set(seen))
-    known = len(interruptions)
+    # However many attempts there were.
+    assert [one.partition(service.url)[2].rpartition(" ")[2] for one in reports] == ["…", "again."]
     service.kill()
-    wait_for(lambda: len(interruptions) > known, "the second end of the stream is reported")
+    wait_for(lambda: len(reports) > 2, "the second end of the stream is reported")
     clock.monotonic = lambda: time.monotonic() + WAIT_SECONDS
     follower.join(WAIT_SECONDS)
     assert "cannot reach the gateway" in str(ended[0])

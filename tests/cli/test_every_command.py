@@ -11,7 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from gateway.cli.main import app
+from gateway.cli.app import app
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,8 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 from gateway.cli.api_client import Unreachable
+from gateway.cli.app import app
 from gateway.cli.following import NewDeliveries
-from gateway.cli.main import app
 from testing.github import push_payload
 from testing.service import ADMIN_TOKEN, WAIT_SECONDS, Project, Service, wait_for
 from testing.service import run_pushgate as run
@@ -52,8 +52,20 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return clock
 
 
-def test_listen_forwards_each_delivery_once(tmp_path: Path, clock: SimpleNamespace) -> None:
+@pytest.fixture
+def printed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return the lines that `logs --json` prints in this process, as they come."""
+    lines: list[Any] = []
+    monkeypatch.setattr("gateway.cli.logs.print_json", lambda line, **_: lines.append(line))
+    return lines
+
+
+def test_listen_forwards_each_delivery_once(
+    tmp_path: Path, clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Byte for byte, with the secret of the other gateway's connection; whichever gateway is away a while."""
+    reports: list[str] = []
+    monkeypatch.setattr("gateway.cli.listen.report", reports.append)
     with Service(tmp_path / "public", ROLE="web") as public, Service(tmp_path / "own", ROLE="web") as own:
         far, near = public.connect(URL, name="acme/digits"), own.connect(URL)
         sent: dict[str, bytes] = {}
@@ -84,9 +96,10 @@ def test_listen_forwards_each_delivery_once(tmp_path: Path, clock: SimpleNamespa
             own.kill()
             deliver(102)
             deliver(103)
-            time.sleep(1.5)
+            wait_for(lambda: reports, "it has noticed that the other gateway is away")
             own.start(port)
             wait_for(lambda: "id-103" in arrived(), "the last one is forwarded")
+            assert reports[-1] == f"{own.url}{near['path']} answers again."
             public.kill()
             clock.monotonic = lambda: time.monotonic() + 1000
             result = command.result(WAIT_SECONDS)
@@ -120,7 +133,7 @@ def test_new_deliveries_are_found_once_and_in_order(tmp_path: Path, monkeypatch:
         assert NewDeliveries(web.api, None).look() == []
 
 
-def test_logs_follow_a_delivery_to_its_end(service: Service, project: Project) -> None:
+def test_logs_follow_a_delivery_to_its_end(service: Service, project: Project, printed: list[Any]) -> None:
     """Through a restart of the gateway, without a repeated line; the exit status says how it has ended."""
     connection = service.connect(project.url, "train@main", "other@dev", name="acme/digits")
     pushed = project.push("Second", {"train.py": "print(2)\n"})
@@ -139,17 +152,16 @@ def test_logs_follow_a_delivery_to_its_end(service: Service, project: Project) -
         }
         service.api.send("POST", f"/executions/{execution['id']}/status", body)
 
-    with ThreadPoolExecutor(1) as threads:
-        command = threads.submit(run, "logs", sent["delivery"], "--follow", "--json", service=service)
+    with following(service, "logs", sent["delivery"], "--follow", "--json") as command:
         report("running", 1)
-        time.sleep(1)
+        wait_for(lambda: "running" in [line["state"] for line in printed], "the command follows")
         port = port_of(service)
         service.kill()
         service.start(port)
         report("succeeded", 2)
-        done = command.result()
-    assert done.returncode == 0, done.stderr
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
+        result = command.result(WAIT_SECONDS)
+    assert result.exit_code == 0, result.output
+    lines = printed
     states = [line["state"] for line in lines if line["state"] != "waiting"]
     for state in ("received", "accepted", "fetched", "planned", "matched", "unmatched", "requested"):
         assert states.count(state) == 1
@@ -174,11 +186,9 @@ def test_logs_follow_a_delivery_to_its_end(service: Service, project: Project) -
 
 
 def test_logs_follow_a_connection_from_its_first_delivery(
-    tmp_path: Path, clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, clock: SimpleNamespace, printed: list[Any]
 ) -> None:
     """It has none yet; a gateway that stays away is an error."""
-    printed: list[Any] = []
-    monkeypatch.setattr("gateway.cli.logs.print_json", lambda line, **_: printed.append(line))
     with Service(tmp_path / "data", ROLE="web") as web:
         connection = web.connect(URL, name="acme/digits")
         assert "no deliveries" in run("logs", "acme/digits", service=web).stderr

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from typer.testing import CliRunner
 
-from gateway.cli.main import app
+from gateway.cli.app import app
 from gateway.errors import PushgateError
 from testing.git_host import GitHost
 from testing.provider_apis.fake import FakeRepository, serving

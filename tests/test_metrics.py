@@ -1,5 +1,6 @@
 """The content of `/metrics`, as Prometheus reads it, and what the dashboard and the alerts make of it."""
 
+import asyncio
 import json
 import math
 import re
@@ -16,8 +17,10 @@ from typing import Any
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.types import Receive, Scope, Send
 
-from gateway.metrics import DESCRIBED, Hosts
+from gateway.api.http_meter import HttpMeter
+from gateway.metrics import DESCRIBED, REGISTRY, Hosts
 from testing.broker import Broker
 from testing.documents import DASHBOARD, ROOT
 from testing.git_host import GitHost
@@ -157,6 +160,21 @@ def test_prometheus_finds_no_fault_in_the_names(worked: Worked) -> None:
         ["promtool", "check", "metrics"], input=worked.text, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_a_method_of_no_http_is_no_label() -> None:
+    """Anybody may send one, and each would be a series of its own."""
+
+    async def teapot(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 418})
+
+    async def ignored(*_: object) -> Any:
+        """Receive nothing, and send nowhere."""
+
+    for method in ("BREW", "WHEN"):
+        asyncio.run(HttpMeter(teapot)({"type": "http", "method": method}, ignored, ignored))
+    labels = {"method": "other", "route": "other", "status": "4xx"}
+    assert REGISTRY.get_sample_value("pushgate_http_request_seconds_count", labels) == 2
 
 
 def test_only_the_first_hosts_have_a_label_of_their_own() -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gateway.fetch.housekeeping import Housekeeper
+from gateway.metrics import REGISTRY
 from testing.fetching import Fetching
 from testing.git_host import WorkTree, git
 
@@ -69,8 +70,12 @@ def test_the_least_recently_used_mirrors_go_first(fetching: Fetching, tree: Work
         fetching.update(url, *asked, connection=connection)
         used = time.time() - age
         os.utime(fetching.mirrors.path(connection).with_suffix(".lock"), (used, used))
+    evicted = REGISTRY.get_sample_value("pushgate_mirrors_evicted_total") or 0
     fetching.run(housekeeper(fetching, budget=800_000).tidy())
     assert fetching.mirrors.connections() == ["c1", "c3"]
+    assert REGISTRY.get_sample_value("pushgate_mirrors_evicted_total") == evicted + 1
+    assert REGISTRY.get_sample_value("pushgate_mirrors") == 2
+    assert 300_000 < (REGISTRY.get_sample_value("pushgate_mirror_bytes") or 0) <= 800_000
     fetching.update(url, *asked, connection="c2")
     assert fetching.mirrors.connections() == ["c1", "c2", "c3"]
 

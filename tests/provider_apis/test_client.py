@@ -6,7 +6,7 @@ import pytest
 from starlette.responses import JSONResponse, Response
 
 from gateway.errors import RemoteUnavailable
-from gateway.metrics import API_SECONDS, RATE_LIMIT_REMAINING
+from gateway.metrics import REGISTRY
 from gateway.provider_apis import github
 from gateway.provider_apis.budget import Budget
 from gateway.provider_apis.operation import ApiLimited, ApiRefused, ApiRequest, ApiUnavailable, Operation
@@ -83,13 +83,15 @@ def test_a_used_up_quota_is_not_exceeded(fake: FakeGitHub) -> None:
 
 def test_requests_and_what_is_left_of_a_quota_are_metrics(fake: FakeGitHub) -> None:
     """By the host of the API; a number of the provider that is none is left out."""
-    counted = API_SECONDS.labels("127.0.0.1", "2xx")
-    before = counted._sum.get()  # noqa: SLF001 - no other way
+    counted = {"host": "127.0.0.1", "status": "2xx"}
+    before = REGISTRY.get_sample_value("pushgate_provider_request_seconds_count", counted) or 0
     fake.instead.append(JSONResponse([], headers={"X-RateLimit-Remaining": "4711"}))
     fake.instead.append(JSONResponse([], headers={"X-RateLimit-Remaining": "²"}))
     assert read(fake) == read(fake) == []
-    assert RATE_LIMIT_REMAINING.labels("127.0.0.1")._value.get() == 4711  # noqa: SLF001 - the same
-    assert counted._sum.get() > before  # noqa: SLF001 - the same
+    left = REGISTRY.get_sample_value("pushgate_provider_rate_limit_remaining", {"host": "127.0.0.1"})
+    assert left == 4711
+    count = REGISTRY.get_sample_value("pushgate_provider_request_seconds_count", counted)
+    assert count == before + 2
 
 
 def test_no_seconds_to_wait_are_no_limit(fake: FakeGitHub) -> None:

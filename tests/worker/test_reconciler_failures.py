@@ -11,6 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.errors import RemoteUnavailable, StoreUnavailable
+from gateway.metrics import REGISTRY
 from gateway.store import connections
 from gateway.store.database import Database
 from gateway.store.tables import reconciliations as reconciliations_table
@@ -80,9 +81,16 @@ def test_a_look_ends_when_it_is_cancelled_while_the_database_is_away(gateway: Ga
 )
 def test_every_failure_is_shown_on_the_connection(gateway: Gateway, error: Exception, reason: str) -> None:
     """Also unforeseen errors; the look is retried soon, and a success clears the reason."""
+
+    def failures() -> float:
+        name = "pushgate_reconciliation_seconds_count"
+        return REGISTRY.get_sample_value(name, {"outcome": "failed"}) or 0
+
+    before = failures()
     gateway.remote.fails = error
     assert gateway.look(after=331)
     assert gateway.state().reason == reason
+    assert failures() == before + 1
     assert not gateway.look()
     gateway.remote.fails = None
     assert gateway.look(after=15)

@@ -28,6 +28,7 @@ from tests.helm.chart import (
 )
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
+BAKE = (ROOT / "docker-bake.hcl").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 BIN = Path(sys.executable).parent
 
@@ -81,10 +82,12 @@ def test_the_bases_are_pinned_by_their_digests() -> None:
     """The oldest Python that the project supports, built on the Debian that it is copied to."""
     python, debian = _instructions("FROM")
     digest = "@sha256:[0-9a-f]{64}"
-    assert re.fullmatch(rf"python:3\.11\.\d+-slim-trixie{digest} AS build", python)
-    assert re.fullmatch(rf"debian:trixie-\d{{8}}-slim{digest}", debian)
-    (label,) = re.findall(r'image\.base\.name="docker\.io/library/([^"]*)"', DOCKERFILE)
-    assert debian.startswith(f"{label}@")
+    registry = r"\$\{REGISTRY\}/"
+    assert re.fullmatch(rf"{registry}python:3\.11\.\d+-slim-trixie{digest} AS build", python)
+    assert re.fullmatch(rf"{registry}debian:trixie-\d{{8}}-slim{digest}", debian)
+    (name,) = re.findall(r'image\.base\.name="docker\.io/library/([^"]*)"', DOCKERFILE)
+    (label,) = re.findall(r'image\.base\.digest="([^"]*)"', DOCKERFILE)
+    assert debian == f"${{REGISTRY}}/{name}@{label}"
 
 
 def test_the_image_is_made_of_what_is_there() -> None:
@@ -98,20 +101,33 @@ def test_the_image_is_made_of_what_is_there() -> None:
         if not arguments.startswith("--from")
         for source in arguments.split()[:-1]
     ]
+    copied += sorted(set(re.findall(r"--mount=type=bind,source=([^,]+)", DOCKERFILE)))
     assert sorted(copied) == sorted(allowed)
     for source in copied:
         assert (ROOT / source).exists(), source
         assert not any(fnmatch(source, line) for line in lines[1:] if not line.startswith("!")), source
 
 
+def test_the_released_image_takes_what_the_dockerfile_takes() -> None:
+    """Each argument and secret; no credential is an argument, which `docker history` shows."""
+    taken = {name.partition("=")[0] for arguments in _instructions("ARG") for name in arguments.split()}
+    args = BAKE[BAKE.index("args = {") :].partition("}")[0]
+    assert taken == set(re.findall(r"^ +(\w+) += \1$", args, re.MULTILINE))
+    secrets = set(re.findall(r"--mount=type=secret,id=([^, ]+)", DOCKERFILE))
+    assert secrets == set(re.findall(r"id=([^,]+),src", BAKE))
+    assert not any(re.search("AUTH|PASS|TOKEN|SECRET", name) for name in taken)
+
+
 def test_versions_agree() -> None:
-    """The image has the project's version, and the chart installs it."""
+    """The image and the released image have the project's version, and the chart installs it."""
     version = re.search(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-    label = re.search(r'image\.version="([^"]*)"', DOCKERFILE)
+    label = re.search(r"^ARG VERSION=(\S+)", DOCKERFILE, re.MULTILINE)
+    baked = re.search(r'"VERSION" \{ default = "([^"]*)" \}', BAKE)
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert version is not None
     assert label is not None
-    assert [version[1], version[1]] == [label[1], chart["appVersion"]]
+    assert baked is not None
+    assert [version[1]] * 3 == [label[1], baked[1], chart["appVersion"]]
 
 
 def test_image_and_chart_agree() -> None:

@@ -2,13 +2,15 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+IMAGE ?= pushgate
+CONTAINERS ?= docker
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 # Container images often set it. Without compiled modules, each `pushgate` of the tests takes a third of a second longer.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run check test picture matrix soak hostile fuzz mutate bench documents format lock clean
+.PHONY: help demo run check test picture matrix soak hostile fuzz mutate bench documents sbom format lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -74,6 +76,12 @@ bench: $(VENV)/.dev ## measure costs relative to a reference operation (bench NA
 
 documents: $(VENV)/.dev ## write what is made from the code in docs/: references, OpenAPI, AsyncAPI, JSON Schemas
 	@$(BIN)/python -m testing.documents
+
+# IMAGE=REGISTRY/pushgate:0.1.0 selects the image, CONTAINERS=podman the program that runs it.
+sbom: $(VENV)/.dev ## write the SBOM of an image, in CycloneDX: build/sbom.json
+	@mkdir -p build
+	@$(CONTAINERS) run --rm --interactive --network none --entrypoint python $(IMAGE) - <docker/inventory.py >build/inventory.json
+	@$(BIN)/python -m testing.sbom <build/inventory.json >build/sbom.json
 
 format: $(VENV)/.dev ## fix and format the code with ruff
 	@$(BIN)/ruff check --fix --quiet .

@@ -30,8 +30,9 @@ class LatencyView(View):
     """How long a stage of the newest pushes took."""
 
     stage: str = Field(
-        description="`fetch`, from the webhook until the commit was in the mirror; `plan`, until its requests"
-        " were stored; `publish`, until the broker confirmed the first; `total`, from the webhook"
+        description="`fetch`, from the webhook until the commit was in the mirror (the stages `queue` and"
+        " `fetch` of the metrics); `plan`, until its requests were stored; `publish`, until the broker"
+        " confirmed the first; `total`, from the webhook"
     )
     count: int = Field(description="of how many ref updates")
     median: float = Field(description="the median, in seconds")

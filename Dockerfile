@@ -11,7 +11,8 @@ ARG REGISTRY=docker.io/library
 # The minor version with which the tests run. `make bases` renews this base and the other one.
 FROM ${REGISTRY}/python:3.11.15-slim-trixie@sha256:db3ff2e1800a8581e2c48a27c3995339d47bdf046da21c7627accd3d51053a93 AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
-ARG DEBIAN_MIRROR DEBIAN_SECURITY_MIRROR
+ARG DEBIAN_MIRROR
+ARG DEBIAN_SECURITY_MIRROR
 RUN --mount=type=bind,source=docker/apt-get,target=/apt-get \
     --mount=type=secret,id=apt-auth --mount=type=secret,id=ca.crt,mode=0444 \
     /apt-get update \
@@ -55,7 +56,8 @@ FROM ${REGISTRY}/debian:trixie-20260918-slim@sha256:a99cfc517144bc59b1978475ec53
 # ssh refuses to run for a user without a name: libnss-unknown names each user that /etc/passwd lacks. With it, useradd
 # takes every number for used.
 # A platform that chooses the user runs it with group 0, which has the rights of user 10001 on the data folder.
-ARG DEBIAN_MIRROR DEBIAN_SECURITY_MIRROR
+ARG DEBIAN_MIRROR
+ARG DEBIAN_SECURITY_MIRROR
 RUN --mount=type=bind,source=docker/apt-get,target=/apt-get \
     --mount=type=secret,id=apt-auth --mount=type=secret,id=ca.crt,mode=0444 \
     printf 'path-exclude /usr/%s\n' bin/git-shell bin/scalar lib/git-core/git-daemon lib/git-core/git-http-\[bfp\]\* \
@@ -91,7 +93,10 @@ USER 10001:10001
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
     CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ.get(\"PUSHGATE_PORT\", 8080)}/livez', timeout=4)"]
 # Last, because the revision and the time differ in each build.
-ARG VERSION=0.1.0 REVISION CREATED SOURCE
+ARG VERSION=0.1.0
+ARG REVISION
+ARG CREATED
+ARG SOURCE
 LABEL org.opencontainers.image.title="Pushgate" \
       org.opencontainers.image.description="Verified webhooks of git providers in, execution requests out." \
       org.opencontainers.image.version="$VERSION" \

@@ -33,7 +33,7 @@ from gateway.api.schemas import (
 from gateway.api.valohai import ValohaiUrls
 from gateway.api.webhook_auth import next_secret, read_scheme
 from gateway.crypto.keyring import Keyring
-from gateway.errors import Invalid
+from gateway.errors import Conflict, Invalid
 from gateway.fetch.credentials import take_login
 from gateway.fetch.urls import check_url
 from gateway.intake.connection_cache import ConnectionCache
@@ -280,7 +280,7 @@ class Connections:
         def rotate(conn: sqlalchemy.Connection) -> ConnectionCreated:
             connection = connections.get(conn, connection_id)
             if connection.source is not None:
-                raise Invalid(
+                raise Conflict(
                     f"the deliveries of {connection.name} arrive at the webhook of its source: rotate the"
                     f" secret of the source {connection.source}"
                 )

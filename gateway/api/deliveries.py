@@ -20,7 +20,7 @@ from gateway.api.views import (
     ExplainedPage,
     ExplainedView,
 )
-from gateway.errors import Invalid
+from gateway.errors import Conflict
 from gateway.store import deliveries, status_tasks, work_queue
 from gateway.store.database import Database
 from gateway.store.deliveries import RecordedDelivery
@@ -92,10 +92,10 @@ class Deliveries:
         def replay(conn: sqlalchemy.Connection) -> DeliveryView:
             delivery = by_id(conn, delivery_id)
             if isinstance(delivery, RecordedRefusal):
-                raise Invalid("nothing of a refused request is stored: let the provider send it again")
+                raise Conflict("nothing of a refused request is stored: let the provider send it again")
             reason = why_not_replayed(delivery)
             if reason is not None:
-                raise Invalid(reason)
+                raise Conflict(reason)
             work_queue.replay(conn, delivery_id, now=datetime.now(UTC))
             return DeliveryView.of(deliveries.get(conn, delivery_id))
 

@@ -16,7 +16,7 @@ from gateway.api.endpoints import sse
 from gateway.api.openapi import Operation
 from gateway.api.query import choice, connection_filter, limit, moment, number
 from gateway.api.views import ExecutionPage, ExecutionSummary, ExecutionView
-from gateway.errors import Conflict, Invalid
+from gateway.errors import Conflict
 from gateway.messages.execution_states import ExecutionState
 from gateway.packages.signing import PackageSigner
 from gateway.packages.storage import PackageStorage
@@ -184,9 +184,9 @@ class Executions:
         return view
 
     async def republish(self, request_id: str) -> StoredRequest:
-        """Publish a request again. Raises `NotFound`, `Invalid` or `Conflict`."""
+        """Publish a request again. Raises `NotFound` or `Conflict`."""
         if not self.has_broker:
-            raise Invalid(
+            raise Conflict(
                 "no broker is configured: set PUSHGATE_AMQP_URL, and pending requests are published"
             )
         await self._check_package(request_id)

@@ -78,8 +78,8 @@ KINDS: dict[type[PushgateError], Kind] = {
     Invalid: Kind(
         422,
         "Invalid",
-        "The body or a parameter is invalid, or the record does not permit the operation. `errors` has"
-        " everything that is wrong with the fields and parameters. Nothing was changed.",
+        "The body or a parameter is invalid. `errors` has everything that is wrong with the fields and"
+        " parameters. Nothing was changed.",
     ),
     NotAllowed: Kind(
         403,

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from gateway.api.openapi import Operation
 from gateway.api.query import moment, wait_seconds
 from gateway.api.views import View, view_of
-from gateway.errors import Invalid, NotFound
+from gateway.errors import Conflict, NotFound
 from gateway.provider_apis.apis import APIS, LOGS
 from gateway.store import connections, deliveries, redeliveries, registrations, sources
 from gateway.store.connection_facts import last
@@ -88,14 +88,20 @@ class Registrations:
         return [
             Operation(method="GET", path=path, endpoint=self.get_webhook),
             Operation(method="POST", path=path, endpoint=self.register_webhook, query=wait),
-            Operation(method="DELETE", path=path, endpoint=self.remove_webhook, query=wait),
+            Operation(method="DELETE", path=path, endpoint=self.remove_webhook, query=wait, errors=(409,)),
             Operation(method="POST", path=f"{path}/check", endpoint=self.check_webhook, query=wait),
             Operation(
                 method="POST", path=f"{path}/redeliver", endpoint=self.redeliver, query=("since", "wait")
             ),
             Operation(method="GET", path=of_source, endpoint=self.get_source_webhook),
             Operation(method="POST", path=of_source, endpoint=self.register_source_webhook, query=wait),
-            Operation(method="DELETE", path=of_source, endpoint=self.remove_source_webhook, query=wait),
+            Operation(
+                method="DELETE",
+                path=of_source,
+                endpoint=self.remove_source_webhook,
+                query=wait,
+                errors=(409,),
+            ),
             Operation(
                 method="POST", path=f"{of_source}/check", endpoint=self.check_source_webhook, query=wait
             ),
@@ -170,15 +176,15 @@ class Registrations:
         def make_due(conn: sqlalchemy.Connection) -> str:
             connection = find(conn, id_or_name)
             if connection.provider not in APIS:
-                raise Invalid(f"{connection.provider} has no API for webhooks: register it by hand")
+                raise Conflict(f"{connection.provider} has no API for webhooks: register it by hand")
             if connection.source is not None:
-                raise Invalid(
+                raise Conflict(
                     f"the deliveries of {connection.name} arrive at the webhook of its source: register or"
                     f" check that of the source {connection.source}"
                 )
             if connection.identity is None:
                 what = "source" if connection.kind == "source" else "connection"
-                raise Invalid(f"{connection.name} has no identity: add one, and set it on the {what}")
+                raise Conflict(f"{connection.name} has no identity: add one, and set it on the {what}")
             registrations.request(conn, connection.id, task, now=now)
             return connection.id
 
@@ -202,9 +208,9 @@ class Registrations:
         def make_due(conn: sqlalchemy.Connection) -> str:
             connection = find(conn, id_or_name)
             if connection.provider not in LOGS:
-                raise Invalid(f"{connection.provider} cannot be requested to send deliveries again")
+                raise Conflict(f"{connection.provider} cannot be requested to send deliveries again")
             if not redeliveries.request(conn, connection.id, since=since, now=now):
-                raise Invalid(
+                raise Conflict(
                     f"no log of deliveries is known for {connection.name}: register its webhook first; the"
                     " system hook of a GitLab server has none"
                 )

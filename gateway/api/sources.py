@@ -28,7 +28,7 @@ from gateway.api.source_views import (
 from gateway.api.views import view_of
 from gateway.api.webhook_auth import next_secret, read_scheme
 from gateway.crypto.keyring import Keyring
-from gateway.errors import Invalid
+from gateway.errors import Conflict, Invalid
 from gateway.intake.connection_cache import ConnectionCache
 from gateway.plan.source_rules import Rule, read_rules
 from gateway.store import connections, identities, registrations, source_apps, source_repositories, sources
@@ -236,7 +236,7 @@ class Sources:
         def make_due(conn: sqlalchemy.Connection) -> str:
             source = sources.get(conn, id_or_name)
             if source.identity is None:
-                raise Invalid(
+                raise Conflict(
                     f"{source.name} has no identity that may list its repositories: add one, and set it on"
                     " the source. Until then, each repository is found by its first delivery"
                 )

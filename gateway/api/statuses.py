@@ -35,10 +35,7 @@ _RESPONSES: Mapping[int, tuple[str, dict[str, Any]]] = {
             {"Content-Range": {"description": "the size: bytes */SIZE", "schema": _TEXT}},
         ),
     ),
-    422: (
-        "Invalid",
-        error("The body or a parameter is invalid, or the record does not permit the operation."),
-    ),
+    422: ("Invalid", error("The body or a parameter is invalid.")),
     429: ("TooManyTries", error("The client has sent too many wrong tokens.", RETRY_AFTER)),
     503: (
         "TryAgain",

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.openapi import Operation
-from gateway.errors import Invalid
+from gateway.errors import Conflict
 from gateway.intake.connection_cache import ConnectionCache
 from gateway.store import connections, sources
 from gateway.store.connections import Connection
@@ -30,12 +30,14 @@ class WebhookSecrets:
                 path="/connections/{id}/previous-secret",
                 endpoint=self.revoke_secret,
                 status=204,
+                errors=(409,),
             ),
             Operation(
                 method="DELETE",
                 path="/sources/{id}/previous-secret",
                 endpoint=self.revoke_source_secret,
                 status=204,
+                errors=(409,),
             ),
         ]
 
@@ -59,7 +61,7 @@ class WebhookSecrets:
         def revoke(conn: sqlalchemy.Connection) -> str:
             found = find(conn, id_or_name)
             if found.source is not None:
-                raise Invalid(
+                raise Conflict(
                     f"the deliveries of {found.name} arrive at the webhook of its source: revoke the previous"
                     f" secret of the source {found.source}"
                 )

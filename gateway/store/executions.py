@@ -22,7 +22,7 @@ from sqlalchemy import (
     update,
 )
 
-from gateway.errors import Invalid, NotFound
+from gateway.errors import Conflict, NotFound
 from gateway.messages.execution_states import ExecutionState, OutboxState, Run, shown
 from gateway.messages.packages import package_in
 from gateway.store import (
@@ -250,7 +250,7 @@ def _show(conn: sqlalchemy.Connection, which: ColumnElement[bool]) -> None:
 def drop(conn: sqlalchemy.Connection, request_id: str) -> StoredRequest:
     """Withdraw a pending request, so that those behind it are published, or give up an undeliverable one.
 
-    Raise `NotFound` or `Invalid`. A request that is being sent at this moment may still be published, and is
+    Raise `NotFound` or `Conflict`. A request that is being sent at this moment may still be published, and is
     then recorded as published.
     """
     _show(conn, executions.c.id == request_id)
@@ -259,7 +259,7 @@ def drop(conn: sqlalchemy.Connection, request_id: str) -> StoredRequest:
     dropped = update(executions).where(*droppable).values(outcome)
     if conn.execute(dropped).rowcount == 0:
         state = get(conn, request_id).state
-        raise Invalid(f"only a pending or undeliverable execution can be dropped, and this one is {state}")
+        raise Conflict(f"only a pending or undeliverable execution can be dropped, and this one is {state}")
     return get(conn, request_id)
 
 

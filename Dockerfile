@@ -8,7 +8,7 @@
 # Their credentials and CA are build secrets: docs/kubernetes.md, "Building the image".
 ARG REGISTRY=docker.io/library
 
-# The minor version with which the tests run. `make bases` renews this base and the other one.
+# The minor version with which the tests run. docs/kubernetes.md, "Building the image", says how to renew the two bases.
 FROM ${REGISTRY}/python:3.11.15-slim-trixie@sha256:db3ff2e1800a8581e2c48a27c3995339d47bdf046da21c7627accd3d51053a93 AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 ARG DEBIAN_MIRROR

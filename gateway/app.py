@@ -24,6 +24,7 @@ from gateway.intake.uptime import Uptime
 from gateway.intake.webhook import WebhooksFirst
 from gateway.metrics import BUILD_INFO
 from gateway.roles.parts import Parts, shared_parts
+from gateway.roles.tracing import TraceExport
 from gateway.roles.web import Web, build_web
 from gateway.roles.worker import build_worker
 from gateway.settings import Settings
@@ -41,6 +42,7 @@ class Service:
         self.settings = settings
         self.closing = False
         self._tasks: list[asyncio.Task[None]] = []
+        self._traces = TraceExport(settings.role)
         parts = shared_parts(settings, opened)
         measure(parts.database)
         _describe(parts)
@@ -93,6 +95,7 @@ class Service:
 
     @asynccontextmanager
     async def _lifespan(self, _application: Starlette) -> AsyncIterator[None]:
+        self._traces.start()
         self._writer.start()
         if self.settings.role != "worker":
             self._uptime.start()
@@ -108,6 +111,7 @@ class Service:
         await self._refusals.stop()
         await self._uptime.stop()
         await self._database.aclose()
+        await self._traces.stop()
         log.info("ended")
 
     def stop_working(self) -> None:

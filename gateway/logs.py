@@ -12,27 +12,40 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import date
+from importlib import metadata
 from typing import Any, Literal, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from gateway.tracing.ids import trace_of
+
 # User and password, or a token in their place. The user git@ is no secret.
 _CREDENTIALS = re.compile(r"""(?<=://)(?!git@)[^/\s@"']*@""")
 
 
-def configure(log_format: Literal["auto", "json", "console"]) -> None:
-    """Set up logging for the process. `auto` is readable on a terminal and JSON elsewhere."""
+def configure(log_format: Literal["auto", "json", "console"], *, role: str) -> None:
+    """Set up logging for a process of this role. `auto` is readable on a terminal and JSON elsewhere.
+
+    Lines of JSON name the version and the role, which a person at a terminal knows.
+    """
     readable = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
+    process = {"version": metadata.version("pushgate"), "role": role}
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        _with_trace,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if readable:
         last: list[Processor] = [_as_values, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     else:
-        last = [structlog.processors.format_exc_info, _as_values, structlog.processors.JSONRenderer()]
+        last = [
+            lambda _logger, _method, line: {**line, **process},
+            structlog.processors.format_exc_info,
+            _as_values,
+            structlog.processors.JSONRenderer(),
+        ]
     last.append(_redact)
     structlog.configure(
         processors=[*shared, *last],
@@ -113,6 +126,14 @@ class _StandardError:
     def flush(self) -> None:
         with contextlib.suppress(OSError):
             sys.stderr.flush()
+
+
+def _with_trace(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
+    """Add the trace of the delivery that a line names, if the line is not written within a span."""
+    delivery = line.get("delivery")
+    if isinstance(delivery, str) and "trace_id" not in line:
+        line["trace_id"] = trace_of(delivery)
+    return line
 
 
 def _as_values(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:

@@ -129,6 +129,8 @@ class Settings(BaseSettings):
     """Seconds after which the supervisor of several processes kills one whose event loop stands still."""
     log_format: Literal["auto", "json", "console"] = "auto"
     """`auto`: `console` on a terminal, otherwise `json`."""
+    log_deliveries: bool = Field(default=False, json_schema_extra=_WEB)
+    """Log a line, `delivery accepted`, for each accepted delivery."""
     amqp_url: SecretStr | None = None
     """The broker, or several of its nodes separated by commas. If unset, requests stay in the store."""
     amqp_exchange: str = Field(default="pushgate", min_length=1, max_length=200)

@@ -14,7 +14,7 @@ from gateway.logs import Condition
 _SAYS_TWO_THINGS = """
 import logging, structlog
 from gateway import logs
-logs.configure("{log_format}")
+logs.configure("{log_format}", role="all")
 structlog.get_logger().info("ours", number=1)
 logging.getLogger("another library").warning("theirs")
 """
@@ -58,7 +58,7 @@ def test_a_readable_line_is_one_write_too(unbuffered: str) -> None:
 _LOGS_SECRETS = """
 import logging, structlog
 from gateway import logs
-logs.configure("{log_format}")
+logs.configure("{log_format}", role="all")
 log = structlog.get_logger()
 log.info("at https://ada:hidden@host/a", url="https://hidden@host/b", inside={{"urls": ["ssh://ada:hidden@h/c"]}})
 try:
@@ -89,7 +89,7 @@ from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
 from gateway import logs
-logs.configure("{log_format}")
+logs.configure("{log_format}", role="all")
 at = datetime(2026, 11, 29, 12, 30, tzinfo=UTC)
 values = {{"at": at, "inside": {{"path": Path("/a/b")}}, "many": (ip_address("192.0.2.1"), None)}}
 structlog.get_logger().info("values", error=ValueError("a reason"), **values)

@@ -17,6 +17,7 @@ from gateway.errors import Invalid, NotFound
 from gateway.intake.body import BodyReader
 from gateway.messages.cdevents import read_any_report
 from gateway.messages.execution_status import MAX_REPORT_BYTES, ExecutionStatus, StatusEvent
+from gateway.publish.execution_spans import record_runs
 from gateway.publish.status_urls import subject
 from gateway.store import runs
 from gateway.store.database import Database
@@ -81,6 +82,7 @@ class ReportWriter:
             # Done already where the client has gone.
             if not outcome.done():
                 outcome.set_result(result)
+        record_runs(result.ended for result in found)
         if any(result.is_change for result in found):
             self._notify()
 

@@ -16,6 +16,7 @@ from gateway.crypto.signed_tokens import SignedTokens
 from gateway.intake.body import BodyReader
 from gateway.messages.execution_status import MAX_REPORT_BYTES
 from gateway.messages.valohai import ValohaiNotification, read_notification
+from gateway.publish.execution_spans import record_runs
 from gateway.store import valohai_runs
 from gateway.store.connections import Connection
 from gateway.store.database import Database
@@ -90,6 +91,7 @@ class ValohaiNotifications:
         self.urls.check(request, name)
         notification = read_notification(await _bodies.read(request.scope, request.receive))
         recorded = await self.database.write(valohai_runs.record, name, notification, now=datetime.now(UTC))
+        record_runs([recorded.ended])
         if recorded.reason is not None:
             log.warning("a notification of Valohai was kept", connection=name, reason=recorded.reason)
         else:

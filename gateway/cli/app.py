@@ -155,7 +155,7 @@ def serve_command(
     settings = _settings(named, config, secrets_dir)
     from gateway import logs  # noqa: PLC0415 - client commands start without it
 
-    logs.configure(settings.log_format)
+    logs.configure(settings.log_format, role=settings.role)
     if settings.workers > 1:
         from gateway.server.supervisor import supervise  # noqa: PLC0415 - client commands start without it
 

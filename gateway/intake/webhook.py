@@ -7,6 +7,7 @@ it durably, and only then answers. It depends on neither git nor RabbitMQ.
 import asyncio
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from http import HTTPStatus
 
@@ -29,12 +30,14 @@ from gateway.intake.normalize import (
     routed_id,
 )
 from gateway.intake.refusal_log import RefusalLog
+from gateway.intake.request_span import RequestSpan
 from gateway.intake.reruns import Reruns
 from gateway.metrics import DELIVERIES, PROVIDER_LAG, REFUSED
-from gateway.store.accept import NewDelivery
+from gateway.store.accept import NewDelivery, Receipt
 from gateway.store.refusals import Refusal
 from gateway.text.escape import printable
 from gateway.threads import WEBHOOKS
+from gateway.tracing import spans
 from providers import PROVIDERS
 from providers.errors import Unverified
 
@@ -46,6 +49,7 @@ _MAX_IN_FLIGHT = 2048
 # How long all store operations of a request may take together: providers give up after 10 seconds.
 _STORE_SECONDS = 4.5
 _MAX_LOGGED = 100
+_MAX_REFS_LOGGED = 10
 _MAX_REASON = 300
 _RETRY_AFTER = (b"retry-after", b"5")
 _CLOSE = (b"connection", b"close")
@@ -85,12 +89,14 @@ class WebhookEndpoint:
         body_limit: int,
         reruns: Reruns | None = None,
         trusted_proxies: int = 0,
+        logs_deliveries: bool = False,
         on_failure: Callable[[str], None] = lambda _: None,
         clock: Callable[[], datetime] | None = None,
     ) -> None:
         """Trust this many proxies in front of the gateway; `clock` returns aware UTC times.
 
-        `on_failure` is called with the connection of each request that is answered with 503.
+        `on_failure` is called with the connection of each request that is answered with 503;
+        `logs_deliveries` says whether each accepted delivery is logged.
         """
         self._connections = connections
         self._writer = writer
@@ -98,6 +104,7 @@ class WebhookEndpoint:
         self._reruns = reruns
         self._bodies = BodyReader(limit=body_limit)
         self._trusted_proxies = trusted_proxies
+        self._logs_deliveries = logs_deliveries
         self._on_failure = on_failure
         self._clock = clock or (lambda: datetime.now(UTC))
         self._in_flight = 0
@@ -108,8 +115,9 @@ class WebhookEndpoint:
         status: int
         answer: Mapping[str, str | None]
         headers: tuple[Header, ...] = ()
+        span = RequestSpan() if spans.is_on() else None
         try:
-            status, answer = await self._handle(scope, receive)
+            status, answer = await self._handle(scope, receive, span)
         except _Answer as early:
             status, answer, headers = early.status, early.body, early.headers
             REFUSED.labels(status, early.reason).inc()
@@ -123,6 +131,8 @@ class WebhookEndpoint:
             REFUSED.labels(status, failure.reason).inc()
         finally:
             self._in_flight -= 1
+        if span is not None:
+            span.end(method=scope["method"], status=status)
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
             self._on_failure(scope["path_params"]["connection"])
         body = to_json(answer)
@@ -135,7 +145,9 @@ class WebhookEndpoint:
         )
         await send({"type": "http.response.body", "body": body})
 
-    async def _handle(self, scope: Scope, receive: Receive) -> tuple[int, Mapping[str, str | None]]:
+    async def _handle(
+        self, scope: Scope, receive: Receive, span: RequestSpan | None
+    ) -> tuple[int, Mapping[str, str | None]]:
         loop = asyncio.get_running_loop()
         began_at = loop.time()
         connection, headers = await self._admit(scope)
@@ -161,17 +173,14 @@ class WebhookEndpoint:
                 delivery = delivery_to(connection, received)
             if delivery.rerun is not None and self._reruns is not None:
                 delivery = await self._reruns.carry_out(delivery, delivery.rerun)
-            receipt = await self._writer.accept(delivery, seconds=seconds)
+            with nullcontext() if span is None else span.storing(delivery):
+                receipt = await self._writer.accept(delivery, seconds=seconds)
         except Unverified as error:
             refusal = _Answer(401, "not verified", str(error))
             raise self._recorded(refusal, connection, scope, headers) from None
         except StoreUnavailable as error:
             raise _unavailable("store", f"the delivery cannot be stored now: {error}") from error
-        DELIVERIES.labels(connection.provider_name, receipt.verdict).inc()
-        pushed_at = received.event.pushed_at
-        if pushed_at is not None and receipt.verdict == "accepted":
-            lag = (now - pushed_at).total_seconds()
-            PROVIDER_LAG.labels(connection.provider_name).observe(max(0.0, lag))
+        self._report(connection.provider_name, received, delivery, receipt, span)
         if delivery.teaches is not None:
             self._connections.forget(connection.id)
         if delivery.seen is not None:
@@ -179,6 +188,31 @@ class WebhookEndpoint:
         return received.status, answer_to(
             received.status, delivery=receipt.delivery, verdict=receipt.verdict, reason=receipt.reason
         )
+
+    def _report(
+        self,
+        provider: str,
+        received: Received,
+        delivery: NewDelivery,
+        receipt: Receipt,
+        span: RequestSpan | None,
+    ) -> None:
+        """Count and trace a delivery that was stored, and log it if that is switched on."""
+        DELIVERIES.labels(provider, receipt.verdict).inc()
+        pushed_at = received.event.pushed_at
+        if pushed_at is not None and receipt.verdict == "accepted":
+            PROVIDER_LAG.labels(provider).observe(max(0.0, (received.at - pushed_at).total_seconds()))
+        if span is not None:
+            span.stored(delivery, receipt, provider=provider, pushed_at=pushed_at)
+        if self._logs_deliveries and receipt.verdict == "accepted":
+            log.info(
+                "delivery accepted",
+                delivery=receipt.delivery,
+                connection=delivery.connection,
+                provider=provider,
+                event_name=delivery.event,
+                refs=[update.ref for update in delivery.updates[:_MAX_REFS_LOGGED]],
+            )
 
     async def _routed(self, source: CachedConnection, received: Received, *, seconds: float) -> NewDelivery:
         """Return the delivery to record for a request to a source. Raises `StoreUnavailable`."""
@@ -228,7 +262,9 @@ class WebhookEndpoint:
         named = scope["path_params"]["connection"] if connection is None else connection.id
         if refusal.status == HTTPStatus.UNAUTHORIZED:
             reason = refusal.body["detail"]
-            log.warning("delivery refused", connection=named, reason=reason, client=client, delivery=delivery)
+            log.warning(
+                "delivery refused", connection=named, reason=reason, client=client, claimed_delivery=delivery
+            )
         now = self._clock()
         self._refusals.add(
             Refusal(

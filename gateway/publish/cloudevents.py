@@ -5,7 +5,6 @@ CloudEvents itself defines a binding for AMQP 1.0 only. The binding for 0-9-1 pr
 https://github.com/knative-extensions/eventing-rabbitmq/blob/main/cloudevents-protocol-spec/spec.md
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -29,6 +28,8 @@ from gateway.messages.names import (
 )
 from gateway.store.events import StoredEvent
 from gateway.store.executions import StoredRequest
+from gateway.tracing import spans
+from gateway.tracing.ids import span_of_message, trace_of
 
 Stored: TypeAlias = StoredRequest | StoredEvent
 """A stored message that is to be published."""
@@ -138,14 +139,19 @@ def routing_key(stored: Stored) -> str:
 
 
 def traceparent(stored: Stored) -> str:
-    """Return the W3C trace context: one trace for a delivery, one span for each of its requests and events.
+    """Return the W3C trace context: one trace for a delivery, one span for each message.
 
     https://www.w3.org/TR/trace-context/#traceparent-header
     """
-    trace = hashlib.sha256(stored.delivery.encode()).hexdigest()[:32]
-    span = hashlib.sha256(stored.id.encode()).hexdigest()[:16]
-    # Flag 01 is "sampled": with 00, most runners would not record their part of the trace.
-    return f"00-{trace}-{span}-01"
+    trace = trace_of(stored.delivery)
+    # Flag 01 is "sampled": with 00, most runners do not record their part of the trace.
+    return f"00-{trace}-{span_of(stored)}-{spans.is_sampled(trace):02x}"
+
+
+def span_of(stored: Stored) -> str:
+    """Return the id of the span that publishes a message; if spans are recorded, each redrive has its own."""
+    redrives = stored.redrives if isinstance(stored, StoredRequest) and spans.is_on() else 0
+    return span_of_message(stored.id, redrives)
 
 
 def _word(name: str, longest: int = _MAX_WORD_LENGTH) -> str:

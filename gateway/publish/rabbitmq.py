@@ -7,6 +7,8 @@ unknown length (https://github.com/mosquito/aio-pika/issues/636).
 """
 
 import asyncio
+import time
+from functools import partial
 from typing import Any
 
 from aio_pika.abc import AbstractChannel, AbstractConnection
@@ -29,9 +31,11 @@ from gateway.errors import (
 )
 from gateway.publish.brokers import CONNECT_SECONDS, Brokers, Tls, close, is_cancelled
 from gateway.publish.cloudevents import ContentMode, Stored, content, routing_key
+from gateway.publish.execution_spans import record_message
 from gateway.publish.properties import EncodedProperties
 from gateway.publish.topology import Topology
 from gateway.store.executions import StoredRequest
+from gateway.tracing import spans
 
 _CONFIRM_SECONDS = 30.0
 # https://www.rabbitmq.com/amqp-0-9-1-reference#domain.reply-code
@@ -90,6 +94,19 @@ class RabbitMQ:
         `Ambiguous` if it refused this message or another in flight, `Interrupted` if the connection was lost
         meanwhile, and `BrokerUnavailable` if nothing was sent or no answer came.
         """
+        if not spans.is_on():
+            await self._publish(stored)
+            return
+        record = partial(record_message, stored, exchange=self._topology.exchange, started_ns=time.time_ns())
+        try:
+            await self._publish(stored)
+        except PublishError as error:
+            record(error=error)
+            raise
+        record(error=None)
+
+    async def _publish(self, stored: Stored) -> None:
+        """Publish as `publish` does."""
         link = self._link
         if link is None or not link.is_open:
             raise BrokerUnavailable("there is no connection to the broker")

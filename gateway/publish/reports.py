@@ -19,6 +19,7 @@ from gateway.errors import Invalid, PublishError, StoreUnavailable
 from gateway.messages.cdevents import read_any_report
 from gateway.messages.execution_status import ExecutionStatus
 from gateway.publish.brokers import Brokers, close
+from gateway.publish.execution_spans import record_runs
 from gateway.publish.topology import Topology
 from gateway.store import runs
 from gateway.store.database import Database
@@ -137,6 +138,7 @@ class ReportConsumer:
                 await asyncio.sleep(_STORE_PAUSE)  # the database logs it once for all tasks
                 continue
             self.hearing.begin()
+            record_runs(outcome.ended for outcome in outcomes)
             if any(outcome.is_change for outcome in outcomes):
                 self.notify()
             return

@@ -83,6 +83,7 @@ def build_web(
         body_limit=settings.body_limit,
         reruns=Reruns(parts.database, notify=parts.requests.notify),
         trusted_proxies=settings.trusted_proxies,
+        logs_deliveries=settings.log_deliveries,
         on_failure=uptime.failed,
     )
     token = AdminToken(parts.admin_token, trusted_proxies=settings.trusted_proxies)

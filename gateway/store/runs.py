@@ -12,7 +12,7 @@ from typing import Any, get_args
 import sqlalchemy
 from sqlalchemy import ColumnElement, bindparam, delete, exists, func, select, union_all
 
-from gateway.messages.execution_states import ExecutionState, Run, RunState, advance
+from gateway.messages.execution_states import FINAL, ExecutionState, Run, RunState, advance
 from gateway.messages.execution_status import ExecutionStatus
 from gateway.store import commit_statuses, unaccepted
 from gateway.store.bulk_sql import among, upsert_rows
@@ -31,12 +31,27 @@ _UNKNOWN = "there is no execution with this id: its delivery is older than KEEP_
 class Outcome:
     """What a report has changed. `state` is that of the run after it, None if the execution is unknown.
 
-    `cancel_requested_at` is when an operator cancelled the execution.
+    `cancel_requested_at` is when an operator cancelled the execution. `ended` is the run that the report has
+    ended, if it did.
     """
 
     state: RunState | None
     is_change: bool
     cancel_requested_at: datetime | None = None
+    ended: "EndedRun | None" = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedRun:
+    """A run that has ended, with the execution that it belongs to, for its trace."""
+
+    execution: str
+    delivery: str
+    project: str
+    trigger: str
+    target: str
+    redrives: int
+    run: Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +80,11 @@ class UnknownReport:
 _FOUND = select(
     executions.c.id,
     executions.c.seq,
+    executions.c.delivery,
     executions.c.project,
+    executions.c.trigger,
+    executions.c.target,
+    executions.c.redrives,
     executions.c.lost_after,
     executions.c.cancel_requested_at,
 )
@@ -92,7 +111,7 @@ def record(
     lock(conn, Lock.RUNS)
     found = conn.execute(_FOUND.where(among(conn, executions.c.id, {each.id for each in reports}))).all()
     numbers: dict[str, int] = {row.id: row.seq for row in found}
-    cancelled: dict[str, datetime | None] = {row.id: row.cancel_requested_at for row in found}
+    rows = {row.id: row for row in found}
     stored = of(conn, numbers.values())
     current, outcomes = dict(stored), []
     for report in reports:
@@ -102,10 +121,7 @@ def record(
             continue
         before = current.get(number)
         current[number] = after = advance(before, report, now=now)
-        outcome = Outcome(
-            state=after.state, is_change=after is not before, cancel_requested_at=cancelled[report.id]
-        )
-        outcomes.append(outcome)
+        outcomes.append(_outcome(rows[report.id], before, after))
     changed = {number: run for number, run in current.items() if run is not stored.get(number)}
     write(conn, changed, {row.seq: row.lost_after for row in found})
     if new := [row for row in found if row.seq not in stored]:
@@ -114,6 +130,27 @@ def record(
         named = [Unknown(report.id, report.state, report.runner) for report in unknown]
         keep_unknown(conn, named, reason=_UNKNOWN, now=now)
     return outcomes
+
+
+def _outcome(execution: Any, before: Run | None, after: Run) -> Outcome:
+    """Return what a report about an execution, a row of `_FOUND`, has changed."""
+    ended = None
+    if after is not before and after.state in FINAL:
+        ended = EndedRun(
+            execution=execution.id,
+            delivery=execution.delivery,
+            project=execution.project,
+            trigger=execution.trigger,
+            target=execution.target,
+            redrives=execution.redrives,
+            run=after,
+        )
+    return Outcome(
+        state=after.state,
+        is_change=after is not before,
+        cancel_requested_at=execution.cancel_requested_at,
+        ended=ended,
+    )
 
 
 def write(

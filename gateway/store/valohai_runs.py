@@ -22,7 +22,7 @@ from gateway.store.database import Lock, lock
 from gateway.store.execution_tables import executions as table
 from gateway.store.executions import StoredRequest
 from gateway.store.platforms import Platform
-from gateway.store.runs import Unknown
+from gateway.store.runs import EndedRun, Unknown
 from gateway.store.tables import ref_updates
 from gateway.text.escape import storable
 
@@ -33,11 +33,15 @@ _RUNNER = "Valohai"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """The execution that a notification is about, and its state after it; else the `reason` why none is."""
+    """The execution that a notification is about, and its state after it; else the `reason` why none is.
+
+    `ended` is the run that it has ended, if it did.
+    """
 
     execution: str | None = None
     state: RunState | None = None
     is_change: bool = False
+    ended: EndedRun | None = None
     reason: str | None = None
 
 
@@ -60,7 +64,9 @@ def record(
         _keep(conn, about, notification, reason=str(error), now=now)
         return Recorded(reason=str(error))
     [outcome] = runs.record(conn, [_report(stored, run, now=now)], now=now)
-    return Recorded(execution=stored.id, state=outcome.state, is_change=outcome.is_change)
+    return Recorded(
+        execution=stored.id, state=outcome.state, is_change=outcome.is_change, ended=outcome.ended
+    )
 
 
 def _check_project(run: ValohaiRun, platform: Platform | None) -> None:

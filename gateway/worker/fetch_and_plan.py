@@ -25,8 +25,10 @@ from gateway.store.connections import Connection, host_of
 from gateway.store.executions import NewRequest
 from gateway.store.work_queue import PendingUpdate, Settlement
 from gateway.threads import PLANNING
+from gateway.tracing.spans import traced
 from gateway.worker.plan_inputs import PlanInputs, base_branch, pack, plan_update
 from gateway.worker.remotes import Remotes
+from gateway.worker.update_spans import fetching, planning
 from providers import PROVIDERS
 
 
@@ -46,7 +48,7 @@ class FetchAndPlan:
         """Fetch the pushed commits into the connection's mirror; return the failures, by update."""
         wanted = [Wanted(ref=update.ref, id=update.after) for update in updates if update.after is not None]
         host = GIT_HOSTS.label(host_of(connection.url))
-        with _measured(host), local_failures():
+        with _measured(host), fetching(connection, updates), local_failures():
             async with self.remotes.opened(connection) as remote:
                 failed = await self.mirrors.update(
                     connection=connection.id, remote=remote, wanted=wanted, progress=progress
@@ -57,7 +59,7 @@ class FetchAndPlan:
 
     async def plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
         """Read the commit, and settle the ref update with the requests of its triggers."""
-        with local_failures():
+        with planning(connection, update), local_failures():
             return await self._plan(connection, update)
 
     async def _plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
@@ -121,7 +123,8 @@ class FetchAndPlan:
         """Return the settlement with the planned requests for the commit's package."""
         remote_of = partial(self.remotes.of_submodule, connection)
         try:
-            ready = await self.packages.ready(connection, commit, remote_of)
+            with traced("build package", settlement.update.delivery):
+                ready = await self.packages.ready(connection, commit, remote_of)
         except ObjectUnusable as error:
             # No other triggers would make a package possible: no facts are stored for a dry run.
             failures = {**planned.failures, **{request.trigger: str(error) for request in planned.requests}}

@@ -27,6 +27,8 @@ from gateway.store.database import Database
 from gateway.store.ids import delivery_id
 from gateway.store.notify import Waiter
 from gateway.store.reconciliations import Reconciliation
+from gateway.tracing import attributes, spans
+from gateway.tracing.spans import SpanIds
 from gateway.worker.polling import PAUSE_SECONDS, poll, work_on
 from providers.errors import Malformed
 from providers.model import RefUpdate
@@ -136,6 +138,7 @@ class Reconciler:
         )
 
     async def _compare(self, connection: Connection, reconciliation: Reconciliation) -> Receipt | None:
+        started_ns = time.time_ns()
         known = await self.database.read(reconciliations.known_refs, connection=connection.id)
         remote = await self.remotes.refs(connection)
         if not remote and any(known.values()):
@@ -159,7 +162,15 @@ class Reconciler:
             },
             default_branch=branch,
         )
-        return await self.database.write(ending)
+        receipt = await self.database.write(ending)
+        if receipt is not None:
+            spans.record(
+                "reconcile",
+                SpanIds.root(receipt.delivery),
+                started_ns=started_ns,
+                attributes=attributes.of_repository(provider=connection.provider, url=connection.url),
+            )
+        return receipt
 
     async def _default_branch(self, connection: Connection, reconciliation: Reconciliation) -> str | None:
         """Return the remote's default branch if a user waits for this look; reading it takes another git."""

@@ -3,12 +3,14 @@
 import asyncio
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from urllib.parse import urlsplit
 
 import structlog
+from opentelemetry.trace import SpanKind
 
 from gateway.backoff import backoff
 from gateway.crypto.keyring import Keyring
@@ -27,6 +29,9 @@ from gateway.store.database import Database, Lock
 from gateway.store.leading import TAKE_OVER_SECONDS
 from gateway.store.notify import Waiter
 from gateway.store.status_tasks import Claimed
+from gateway.tracing import attributes
+from gateway.tracing.ids import span_of_message
+from gateway.tracing.spans import SpanIds, traced
 from gateway.worker.pauses import Pauses
 from gateway.worker.polling import claim_if_due, poll, work_on
 from gateway.worker.verdicts import status_of
@@ -155,8 +160,9 @@ class StatusSender:
         """Set a status, and return what the next one must know of it. Raise `ApiError`."""
         running = target.api.set_status(Place(claimed.connection.url), status, claimed.memory)
         try:
-            async with asyncio.timeout(_LONGEST_SECONDS):
-                return await self.apis.run(running, base_url=target.base_url, identity=target.identity)
+            with _sending(claimed, target):
+                async with asyncio.timeout(_LONGEST_SECONDS):
+                    return await self.apis.run(running, base_url=target.base_url, identity=target.identity)
         except TimeoutError:
             raise ApiUnavailable(
                 f"{urlsplit(target.base_url).hostname} did not answer in time; try again later"
@@ -205,6 +211,29 @@ class _Target:
     api: StatusApi
     base_url: str
     identity: LimitedIdentity
+
+
+def _sending(claimed: Claimed, target: "_Target") -> AbstractContextManager[SpanIds]:
+    """Trace that a verdict is sent: below the message of its execution, or the delivery."""
+    verdict, connection = claimed.verdict, claimed.connection
+    execution = verdict.execution
+    about: attributes.Attributes = {}
+    if execution is not None:
+        about = attributes.of_execution(
+            execution.id, target=execution.target, project=execution.project, trigger=execution.trigger
+        )
+    return traced(
+        "set commit status",
+        verdict.delivery,
+        parent=None if execution is None else span_of_message(execution.id, execution.redrives),
+        kind=SpanKind.CLIENT,
+        attributes={
+            **about,
+            **attributes.of_repository(provider=connection.provider, url=connection.url),
+            "vcs.ref.head.revision": verdict.commit,
+            "server.address": urlsplit(target.base_url).hostname or "",
+        },
+    )
 
 
 def _names(claimed: Claimed) -> dict[str, str]:

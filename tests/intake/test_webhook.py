@@ -300,7 +300,7 @@ def test_a_refusal_is_logged_with_what_one_looks_for(service: Service, connectio
     ours = [line for line in refused if line["connection"] == connection["id"]]
     assert len(ours) == 3
     assert [line["client"] for line in ours] == ["127.0.0.1"] * 3
-    assert [line["delivery"] for line in ours] == ["an-id-of-the-provider", "x" * 100, None]
+    assert [line["claimed_delivery"] for line in ours] == ["an-id-of-the-provider", "x" * 100, None]
 
 
 def test_what_a_sender_calls_things_is_bounded(service: Service, connection: Any) -> None:

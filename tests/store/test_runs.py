@@ -14,7 +14,7 @@ from gateway.store.execution_tables import execution_bodies
 from gateway.store.execution_tables import executions as execution_table
 from gateway.store.run_tables import runs as run_table
 from gateway.store.run_tables import unknown_reports
-from gateway.store.runs import MAX_UNKNOWN, Outcome
+from gateway.store.runs import MAX_UNKNOWN, EndedRun, Outcome
 from testing.records import NOW
 from tests.store.requests import ALL, end, stored
 
@@ -59,10 +59,23 @@ def test_a_batch_of_reports_is_recorded_with_all_that_they_say(two_moves: Databa
         report("d1-a", "running", 2),
         report("other", "running", 2),
     )
+    runs = [run_of(two_moves, name) for name in ("d2-a", "d1-a")]
+    first, second = (
+        EndedRun(
+            execution=f"{delivery}-a",
+            delivery=delivery,
+            project="digits",
+            trigger="a",
+            target="train",
+            redrives=0,
+            run=run,
+        )
+        for delivery, run in zip(("d2", "d1"), runs, strict=True)
+    )
     assert outcomes == [
         Outcome(state="accepted", is_change=True),
-        Outcome(state="rejected", is_change=True),
-        Outcome(state="succeeded", is_change=True),
+        Outcome(state="rejected", is_change=True, ended=first),
+        Outcome(state="succeeded", is_change=True, ended=second),
         Outcome(state="succeeded", is_change=False),
         Outcome(state=None, is_change=False),
     ]

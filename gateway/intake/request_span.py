@@ -1,8 +1,6 @@
 """The span of a webhook's request: the first of its delivery's trace."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 
 import structlog
@@ -22,24 +20,23 @@ class RequestSpan:
 
     def __init__(self) -> None:
         """Begin in a trace of its own: which delivery it is, if any, is known once it is verified."""
-        self._started_ns = time.time_ns()
+        self._started_ns = self._storing_ns = time.time_ns()
         self._ids = SpanIds.unrelated()
         self._found: attributes.Attributes = {}
         self._events: tuple[Event, ...] = ()
         self._name()
 
-    @contextmanager
-    def storing(self, delivery: NewDelivery) -> Iterator[None]:
-        """Trace that a delivery is stored; from now on the request is in its trace."""
+    def belongs_to(self, delivery: NewDelivery) -> None:
+        """Continue in the trace of a delivery, which is stored now."""
         self._ids = SpanIds.root(delivery.id)
+        self._storing_ns = time.time_ns()
         self._name()
-        with spans.traced("store delivery", delivery.id):
-            yield
 
     def stored(
         self, delivery: NewDelivery, receipt: Receipt, *, provider: str, pushed_at: datetime | None
     ) -> None:
         """Add what is known of a stored delivery, and when the provider took the push, if it says so."""
+        spans.record("store delivery", SpanIds.below(delivery.id), started_ns=self._storing_ns)
         first = delivery.updates[0] if delivery.updates else None
         self._found = {
             **attributes.of_delivery(

@@ -7,7 +7,6 @@ it durably, and only then answers. It depends on neither git nor RabbitMQ.
 import asyncio
 import re
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
 from datetime import UTC, datetime
 from http import HTTPStatus
 
@@ -173,8 +172,9 @@ class WebhookEndpoint:
                 delivery = delivery_to(connection, received)
             if delivery.rerun is not None and self._reruns is not None:
                 delivery = await self._reruns.carry_out(delivery, delivery.rerun)
-            with nullcontext() if span is None else span.storing(delivery):
-                receipt = await self._writer.accept(delivery, seconds=seconds)
+            if span is not None:
+                span.belongs_to(delivery)
+            receipt = await self._writer.accept(delivery, seconds=seconds)
         except Unverified as error:
             refusal = _Answer(401, "not verified", str(error))
             raise self._recorded(refusal, connection, scope, headers) from None

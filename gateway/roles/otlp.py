@@ -34,7 +34,7 @@ def provider(*, role: str, endpoint: str) -> TracerProvider:
     own = {"service.name": _NAME, "service.version": version(_NAME), "pushgate.role": role}
     named = OTELResourceDetector().detect().attributes
     resource = Resource.create({**own, **named})
-    made = TracerProvider(resource=resource, id_generator=_ChosenIds(), shutdown_on_exit=False)
+    made = TracerProvider(resource=resource, id_generator=ChosenIds(), shutdown_on_exit=False)
     made.add_span_processor(BatchSpanProcessor(_Exporter(endpoint)))
     return made
 
@@ -50,13 +50,15 @@ def exporting(made: TracerProvider) -> Exporting:
     return Exporting(tracer=made.get_tracer(_NAME, version(_NAME), SCHEMA_URL), is_sampled=is_sampled)
 
 
-class _ChosenIds(IdGenerator):
+class ChosenIds(IdGenerator):
     """The ids that `gateway.tracing.spans` has chosen."""
 
     def generate_trace_id(self) -> int:
+        """Return the id of the trace of the next span."""
         return next_ids()[0]
 
     def generate_span_id(self) -> int:
+        """Return the id of the next span."""
         return next_ids()[1]
 
 

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from opentelemetry.trace import SpanKind, format_span_id
 from sqlalchemy import select, update
 from starlette.responses import Response
 
@@ -23,6 +24,7 @@ from gateway.store.identities import Identity
 from gateway.store.notify import Notifier
 from gateway.store.run_tables import commit_statuses as status_rows
 from gateway.store.status_tasks import SentStatus
+from gateway.tracing.ids import span_of_message
 from gateway.worker.status_sender import StatusSender
 from testing import records
 from testing.postgres import Postgres
@@ -30,6 +32,7 @@ from testing.provider_apis.fake import refusal, serving
 from testing.provider_apis.gitea import FakeGitea
 from testing.records import NOW, A, arrival, move
 from testing.service import WAIT_SECONDS
+from testing.tracing import recording
 
 KEYRING = Keyring("k" * 32)
 REPOSITORY, TOKEN = "acme/digits", "canary-19c4"
@@ -138,6 +141,22 @@ def writes(gitea: FakeGitea) -> list[tuple[str, str, str]]:
     """Return context, state and description of each request."""
     bodies = [json.loads(request.body) for request in gitea.requests]
     return [(body["context"], body["state"], body["description"]) for body in bodies]
+
+
+def test_a_status_is_in_the_trace_of_its_delivery(database: Database, gitea: FakeGitea) -> None:
+    """Below the message of its execution, without the token."""
+    planned(connected(database, gitea), "train")
+    with recording() as recorded:
+        all_sent(database)
+    [span] = recorded.named("set commit status")
+    [shown] = rows(database)
+    assert span.kind is SpanKind.CLIENT
+    assert span.parent is not None
+    assert format_span_id(span.parent.span_id) == span_of_message(f"train-{COMMIT[:4]}")
+    assert span.attributes is not None
+    assert span.attributes["vcs.ref.head.revision"] == shown.commit == COMMIT
+    assert span.attributes["server.address"] == "127.0.0.1"
+    assert TOKEN not in span.to_json()
 
 
 def test_the_provider_shows_each_state_that_it_has_a_word_for(database: Database, gitea: FakeGitea) -> None:

@@ -22,6 +22,8 @@ _POLL_SECONDS = 1.0
 _CONNECTION = re.compile(r"[0-9a-f]{24}")
 # How many deliveries of a connection are followed at the same time; the older ones have long ended.
 _MAX_FOLLOWED = 50
+_WAITING = "waiting"
+_UNKNOWN_TIME = "time unknown"
 # Of the longest frequent state.
 _STATE_WIDTH = 9
 _GOES_ON = {"pending", "published", "accepted", "running"}
@@ -30,7 +32,10 @@ _FAILED = {"failed", "gone", "rejected", "lost", "undeliverable", "unreadable", 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One event on the way of a delivery. `at` is None for what is still waited for."""
+    """One event on the way of a delivery.
+
+    `at` is None for what is still waited for, and for the end of an execution of which no time is stored.
+    """
 
     at: str | None
     state: str
@@ -130,20 +135,26 @@ class _Printer:
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
         self._printed: set[tuple[str, Line]] = set()
+        self._shown: set[str] = set()
 
     def show(self, delivery: Any) -> None:
         """Print what is new of a delivery."""
+        is_first = delivery["id"] not in self._shown
+        self._shown.add(delivery["id"])
         for line in lines(delivery):
             if (delivery["id"], line) in self._printed:
                 continue
             self._printed.add((delivery["id"], line))
-            at = line.at or datetime.now(UTC).isoformat()
+            # What was not there a second ago has just happened.
+            is_now = line.state == _WAITING or not is_first
+            at = line.at or (datetime.now(UTC).isoformat() if is_now else None)
             if self._as_json:
                 facts = {"at": at, "delivery": delivery["id"], "connection": delivery["name"]}
                 print_json({**facts, "state": line.state, "text": line.text}, indent=None)
                 continue
             state = coloured(line.state) + " " * (_STATE_WIDTH - len(line.state))
-            text = f"{clock(at)}  {escape(delivery['name'])}  {state}  {escape(line.text)}"
+            shown_at = _UNKNOWN_TIME if at is None else clock(at)
+            text = f"{shown_at}  {escape(delivery['name'])}  {state}  {escape(line.text)}"
             out.print(text.rstrip(), soft_wrap=True)
 
 
@@ -189,7 +200,7 @@ def _arrival(delivery: Mapping[str, Any]) -> Iterator[Line]:
         text = f"with status {refusal['status']}, {refusal['count']} times: {delivery['reason']}"
         yield Line(refusal["last_at"], delivery["verdict"], text)
     elif delivery["is_waiting"]:
-        yield Line(None, "waiting", delivery["reason"] or "for the rules of its source")
+        yield Line(None, _WAITING, delivery["reason"] or "for the rules of its source")
     else:
         yield Line(at, delivery["verdict"], delivery["reason"] or "")
 
@@ -208,7 +219,7 @@ def _update(update: Mapping[str, Any], received_at: str) -> Iterator[Line]:
         # A duplicate: decided when it was received.
         yield Line(received_at, update["state"], f"{move}: {update['reason']}")
     elif update["reason"] is not None:
-        yield Line(None, "waiting", f"{move}: {update['reason']}")
+        yield Line(None, _WAITING, f"{move}: {update['reason']}")
 
 
 def _settled(update: Mapping[str, Any], move: str) -> Iterator[Line]:
@@ -232,13 +243,16 @@ def _execution(execution: Mapping[str, Any]) -> Iterator[Line]:
         yield Line(execution["published_at"], "published", f"{name}{lane}: confirmed by the broker")
     if execution["republished_at"] is not None:
         yield Line(execution["republished_at"], "republished", f"{name}, redrive {execution['redrives']}")
-    if execution["cancel_requested_at"] is not None:
+    is_withdrawn = execution["state"] == "cancelled" and execution["run"] is None
+    if execution["cancel_requested_at"] is not None and not is_withdrawn:
         yield Line(execution["cancel_requested_at"], "cancelling", name)
     because = f": {execution['reason']}" if execution["reason"] else ""
     if execution["run"] is not None:
         yield from _run(execution, execution["run"], name, because)
     elif execution["state"] == "pending" and because:
-        yield Line(None, "waiting", f"{name}{because}")
+        yield Line(None, _WAITING, f"{name}{because}")
+    elif is_withdrawn:
+        yield Line(execution["cancel_requested_at"], "cancelled", f"{name}{because}")
     elif execution["state"] not in _GOES_ON:
         yield Line(None, execution["state"], f"{name}{because}")
 

@@ -25,8 +25,9 @@ from gateway.cli.connect import (
 )
 from gateway.cli.gateways import client_command, client_of
 from gateway.cli.options import AsJson, connection_id, text_of
-from gateway.cli.output import change_line, err, escape, names_of, out, print_facts, print_json, when
+from gateway.cli.output import change_line, err, escape, out, print_facts, print_json, when
 from gateway.errors import Invalid
+from gateway.text.deletions import losses_of_connection
 from gateway.text.escape import printable
 
 app = typer.Typer()
@@ -248,24 +249,15 @@ def _has_webhook(client: Client, path: str) -> bool:
 
 
 def _consequences(shown: Any, *, is_registered: bool) -> str:
-    """Return what a deletion removes and what stays, in sentences."""
-    triggers = names_of(shown["triggers"])
-    runs = f"it runs {triggers} for pushes to" if triggers else "no trigger runs for pushes to"
-    webhook = (
-        "Remove its webhook at the provider yourself: from now on, its deliveries are answered with 404."
+    """Return what a deletion removes and what stays, as lines."""
+    losses = losses_of_connection(
+        url=shown["url"],
+        triggers=[trigger["name"] for trigger in shown["triggers"]],
+        source=None if shown["source"] is None else shown["source"]["name"],
+        is_registered=is_registered,
     )
-    if is_registered:
-        webhook = "A worker removes its webhook at the provider."
-    elif shown["source"] is not None:
-        webhook = (
-            f"The source {shown['source']['name']} does not connect the repository again by itself; its"
-            " webhook stays."
-        )
-    return (
-        f"[bold]{escape(shown['name'])}[/bold] ({shown['id']}) in project {escape(shown['project'])}:"
-        f" {escape(runs)} {escape(shown['url'])}.\n{escape(webhook)} Its secrets and credentials are deleted,"
-        " and pushes that are not planned yet are given up. Its deliveries and executions remain readable."
-    )
+    title = f"[bold]{escape(shown['name'])}[/bold] ({shown['id']}) in project {escape(shown['project'])}:"
+    return "\n".join([title, *(f"  {escape(loss)}" for loss in losses)])
 
 
 @client_command(app, "rotate-secret")

@@ -22,6 +22,7 @@ from gateway.dashboard.routes import PageRoute
 from gateway.dashboard.secret_page import SECRET, newest_secret, secret_page, secrets_page
 from gateway.errors import PushgateError
 from gateway.fetch.urls import is_ssh
+from gateway.text.deletions import losses_of_connection
 
 _WAIT_SECONDS = "10"
 _MAX_IDENTITIES = "200"
@@ -181,7 +182,12 @@ class ConnectionPages:
             section_of="connections",
             target=f"{path}/delete",
             back=path,
-            losses=_losses(shown, is_registered=webhook is not None and webhook.webhook is not None),
+            losses=losses_of_connection(
+                url=shown.url,
+                triggers=[trigger["name"] for trigger in shown.triggers],
+                source=None if shown.source is None else shown.source.name,
+                is_registered=webhook is not None and webhook.webhook is not None,
+            ),
             refusal=None,
         )
 
@@ -248,25 +254,3 @@ def _without_empty(form: Filled, shown: ConnectionView) -> dict[str, Any]:
     if form.text("without_status_webhook") == CHECKED:
         body["status_webhook"] = None
     return body
-
-
-def _losses(shown: ConnectionView, *, is_registered: bool) -> list[str]:
-    """Return what a deletion removes and what stays, in sentences."""
-    webhook = (
-        "Remove its webhook at the provider yourself: from now on, its deliveries are answered with 404."
-    )
-    if is_registered:
-        webhook = "A worker removes its webhook at the provider."
-    elif shown.source is not None:
-        webhook = (
-            f"The source {shown.source.name} does not connect the repository again by itself; its webhook"
-            " stays."
-        )
-    triggers = ", ".join(trigger["name"] for trigger in shown.triggers)
-    return [
-        f"Pushes to {shown.url} run nothing any more{f' ({triggers})' if triggers else ''}.",
-        webhook,
-        "Its settings, triggers, secrets and credentials are deleted.",
-        "Pushes that are not planned yet are given up.",
-        "Its deliveries and executions remain readable.",
-    ]

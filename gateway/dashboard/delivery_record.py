@@ -87,6 +87,19 @@ class DeliveryRecord:
         """The first commit that is known."""
         return next(iter(self.commits.values()), None)
 
+    @property
+    def title(self) -> str:
+        """The subject of the commit, or else what happened."""
+        if self.commit is not None and self.commit.subject:
+            return self.commit.subject
+        delivery = self.way.delivery
+        gone = [update for update in delivery.updates if update.after is None]
+        if gone and len(gone) == len(delivery.updates):
+            more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+            return f"{begin_sentence(gone[0].kind.replace('_', ' '))} {gone[0].name}{more} deleted"
+        event = delivery.event or "Delivery"
+        return event if delivery.provider is None else f"{event} from {provider_name(delivery.provider)}"
+
     @classmethod
     def of(cls, delivery: ExplainedView, facts: Mapping[int, bytes]) -> "DeliveryRecord":
         """Return the record of a delivery; `facts` are the packed inputs of plans by ref update."""

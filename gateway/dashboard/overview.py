@@ -23,10 +23,10 @@ from gateway.dashboard.rendering import Renderer
 from gateway.errors import StoreUnavailable
 from gateway.intake.lookup_cache import LookupCache
 from gateway.messages.execution_states import ExecutionState
-from gateway.store import executions
+from gateway.store import executions, identities
 from gateway.store.executions import StoredRequest
 from gateway.store.outcomes import Outcome
-from gateway.worker.connection_health import State
+from gateway.worker.connection_health import State, warn_before
 
 # How many of the newest records, and how many problems of each kind, the overview shows.
 _MAX_SHOWN = 8
@@ -112,6 +112,7 @@ class _Standing:
     facts: StoreFacts
     connections: Mapping[State, Sequence[ConnectionHealthView]]
     executions: Sequence[Problem]
+    identities: Sequence[Problem]
 
     @classmethod
     def of(cls, conn: sqlalchemy.Connection, *, now: datetime) -> Self:
@@ -122,6 +123,7 @@ class _Standing:
             facts=StoreFacts.of(conn, now=now),
             connections=in_states(conn, ("failing", "warning"), limit=_MAX_SHOWN),
             executions=list(filter(None, problems)),
+            identities=_of_unused_identities(conn, now=now),
         )
 
 
@@ -177,6 +179,7 @@ class Overview:
                 *standing.executions,
                 *await self.dead_letters.problems(),
                 *map(_of_connection, standing.connections["warning"]),
+                *standing.identities,
             ],
             since=counted.buckets[0].since,
             outcomes=stacked_bars([(each.since, each.counts) for each in counted.buckets], _STACK),
@@ -225,6 +228,31 @@ def _of_deliveries(counted: StatisticsView, *, since: datetime) -> Iterator[Prob
         if count:
             query = {"outcome": outcome, "since": since.isoformat(timespec="minutes")}
             yield Problem(state=outcome, what=f"{count} {noun}", text=text, path="/deliveries", query=query)
+
+
+def _of_unused_identities(conn: sqlalchemy.Connection, *, now: datetime) -> list[Problem]:
+    """Return the identities that end soon, or have ended, and that no connection uses.
+
+    The health of a connection names the identity that it uses.
+    """
+    found = [
+        identity
+        for identity in identities.expiring(conn, before=now + warn_before(rotates=False))
+        if identity.expires_at is not None
+        and identity.expires_at <= now + warn_before(rotates=identity.rotates)
+    ]
+    used = identities.usage(conn, [identity.id for identity in found])
+    return [
+        Problem(
+            state="warning",
+            what=identity.name,
+            text=f"The identity {'has ended' if identity.expires_at <= now else 'ends soon'}, and no"
+            " connection uses it: renew it, or delete it.",
+            path=f"/identities/{identity.id}",
+        )
+        for identity in found
+        if identity.expires_at is not None and not used.get(identity.id)
+    ][:_MAX_SHOWN]
 
 
 def _of_connection(found: ConnectionHealthView) -> Problem:

@@ -20,6 +20,7 @@ from gateway.dashboard.routes import PageRoute
 from gateway.dashboard.secret_page import SECRET, newest_secret, secret_page, secrets_page
 from gateway.dashboard.trigger_pages import Holder, Trigger
 from gateway.errors import NotFound
+from gateway.text.deletions import LOSSES_OF_SOURCE
 
 _MAX_IDENTITIES = "200"
 _SCOPES = {
@@ -133,11 +134,7 @@ class SourcePages:
             section_of="sources",
             target=f"{path}/delete",
             back=path,
-            losses=[
-                "A worker removes its webhook at the provider, if Pushgate has registered it.",
-                "Its connections stay, without a webhook: reconciliation finds their pushes, later.",
-                "Its deliveries remain readable.",
-            ],
+            losses=LOSSES_OF_SOURCE,
             refusal=None,
         )
 

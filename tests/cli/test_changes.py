@@ -103,7 +103,7 @@ def test_a_deletion_is_confirmed(web: Service) -> None:
     web.connect(URL, "train@main", name="deleted")
     done = run("delete", "deleted", service=web)
     assert done.returncode == 1
-    assert f"it runs train@main for pushes to {URL}" in done.stderr
+    assert f"Pushes to {URL} run nothing any more (train@main)." in done.stderr
     assert "Its deliveries and executions remain readable." in done.stderr
     assert "give --yes" in done.stderr
     assert at_terminal(web, "n", "delete", "deleted") == 1

@@ -1,7 +1,7 @@
 """What the viewers of the overview share, and for how long."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
@@ -74,6 +74,19 @@ def test_the_page_after_an_action_shows_its_result(gateway: InProcess, cookie: s
 def act(gateway: InProcess, cookie: str) -> None:
     """Send a form of the dashboard."""
     assert gateway.send("POST", "/connections/c1/fetch", token=None, cookie=cookie).status == 303
+
+
+def test_an_identity_that_ends_soon_needs_attention(gateway: InProcess, cookie: str) -> None:
+    """Also if nothing uses it: no connection's health names it then."""
+    for name, days in (("ends-soon", 3), ("ends-late", 300)):
+        ends = (NOW + timedelta(days=days)).isoformat()
+        identity = {"name": name, "provider": "github", "token": "t", "expires_at": ends}
+        assert gateway.send("POST", "/api/v1/identities", identity).status == 201
+    act(gateway, cookie)
+    page = overview(gateway, cookie)
+    assert "The identity ends soon, and no connection uses it" in page
+    assert "ends-soon" in page
+    assert "ends-late" not in page
 
 
 def test_the_second_viewer_costs_a_fraction(gateway: InProcess, cookie: str) -> None:

@@ -39,7 +39,7 @@ class Answer:
 class InProcess:
     """A gateway of the role `web` on a data folder, or on the database of a URL. It runs in a thread."""
 
-    def __init__(self, data: Path, *, database_url: str | None = None) -> None:
+    def __init__(self, data: Path, *, database_url: str | None = None, public_url: str | None = None) -> None:
         """Prepare it; the application begins with the block."""
         if database_url is None:
             data.mkdir(parents=True)
@@ -49,6 +49,7 @@ class InProcess:
             admin_token=SecretStr(ADMIN_TOKEN),
             fetch_allow_http=True,
             role="web",
+            public_url=public_url,
             database_url=None if database_url is None else SecretStr(database_url),
             secret_key=None if database_url is None else SecretStr("k" * 64),
         )

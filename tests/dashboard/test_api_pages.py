@@ -4,34 +4,12 @@ import json
 import re
 from collections.abc import Iterator
 from html import unescape
-from urllib.parse import urlencode
 
 import pytest
 
 from testing.in_process import Answer, InProcess
 from testing.service import ADMIN_TOKEN
-
-
-class Browser:
-    """A browser that has signed in."""
-
-    def __init__(self, gateway: InProcess) -> None:
-        """Sign in."""
-        self._gateway = gateway
-        form = urlencode({"token": ADMIN_TOKEN}).encode()
-        answer = gateway.send("POST", "/sign-in", form, token=None)
-        self._cookie = answer.headers["set-cookie"].partition(";")[0]
-
-    def get(self, path: str) -> str:
-        """Return the text of a page."""
-        answer = self._gateway.send("GET", path, token=None, cookie=self._cookie)
-        assert answer.status == 200, path
-        return unescape(answer.body.decode())
-
-    def post(self, path: str, fields: dict[str, str], **headers: str) -> Answer:
-        """Send a form."""
-        form = urlencode(fields).encode()
-        return self._gateway.send("POST", path, form, token=None, cookie=self._cookie, **headers)
+from tests.dashboard.getting import Browser
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from testing.browser import running_browser, visit
+from testing.browser import visit
 from testing.git_host import GitHost
 from testing.provider_apis.fake import serving
 from testing.provider_apis.github import FakeGitHub
@@ -16,20 +16,6 @@ from testing.service import Project, Service
 from tests.dashboard.getting import got, signed_in
 
 expect.set_options(timeout=30_000)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Return a browser; each test has its own profile in it."""
-    with running_browser() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Return one gateway for all tests of this file."""
-    with Service(tmp_path_factory.mktemp("connecting") / "data") as service:
-        yield service
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +30,9 @@ def repository(host: GitHost, tmp_path: Path, name: str) -> Project:
     return Project(host, tmp_path, name)
 
 
-def connection(service: Service, name: str) -> Any:
+def connection(shared_service: Service, name: str) -> Any:
     """Return the connection with a name."""
-    [found] = service.api.get("/connections", name=name)["items"]
+    [found] = shared_service.api.get("/connections", name=name)["items"]
     return {**found, "path": f"/hooks/{found['id']}"}
 
 
@@ -64,11 +50,11 @@ def shown_secret(page: Page) -> str:
 
 @pytest.mark.parametrize("scripts", [True, False])
 def test_a_repository_is_connected_by_hand(
-    browser: Browser, service: Service, host: GitHost, tmp_path: Path, *, scripts: bool
+    browser: Browser, shared_service: Service, host: GitHost, tmp_path: Path, *, scripts: bool
 ) -> None:
     """From its URL to its first delivery, which the page shows by itself, and to a trigger that was tried."""
     project = repository(host, tmp_path, f"hand/with-scripts-{scripts}".lower())
-    with visit(browser, service, scripts=scripts) as page:
+    with visit(browser, shared_service, scripts=scripts) as page:
         page.goto("/connections")
         page.get_by_role("link", name="Connect a repository").click()
         page.get_by_label("Clone URL").fill(project.url)
@@ -96,21 +82,21 @@ def test_a_repository_is_connected_by_hand(
         assert secret not in page.content()
 
         # The user leaves; the page of the connection leads back.
-        made = connection(service, project.name)
+        made = connection(shared_service, project.name)
         page.goto(f"/connections/{made['id']}")
         page.get_by_role("link", name="Continue with the setup").click()
         payload = project.payload(None, project.first)
-        service.deliver({**made, "secret": "another secret"}, payload)
+        shared_service.deliver({**made, "secret": "another secret"}, payload)
         expect(page.get_by_role("main")).to_contain_text("A request was refused")
-        _, answer = service.deliver({**made, "secret": secret}, payload)
+        _, answer = shared_service.deliver({**made, "secret": secret}, payload)
         expect(page.get_by_role("main")).to_contain_text("✓ Received")
-        service.settled(answer["delivery"])
+        shared_service.settled(answer["delivery"])
         expect(page.get_by_role("link", name="push", exact=True)).to_have_attribute(
             "href", f"/deliveries/{answer['delivery']}"
         )
         page.get_by_role("link", name="Add a trigger").click()
         tried_and_saved(page)
-    [trigger] = connection(service, project.name)["triggers"]
+    [trigger] = connection(shared_service, project.name)["triggers"]
     assert (trigger["run"], trigger["branches"]) == ({"step": "train"}, ["main"])
     assert (trigger["parameters"], trigger["on"]) == ({"epochs": 9}, ["push"])
 
@@ -143,12 +129,12 @@ def tried_and_saved(page: Page) -> None:
 
 
 def test_an_identity_registers_the_webhook(
-    browser: Browser, service: Service, host: GitHost, tmp_path: Path
+    browser: Browser, shared_service: Service, host: GitHost, tmp_path: Path
 ) -> None:
     """The identity is added on the way; a rotation sets the new secret there, and the old is revoked."""
     project = repository(host, tmp_path, "acme/registered")
     github = FakeGitHub(tokens={"good": {project.name}})
-    with serving(github), visit(browser, service) as page:
+    with serving(github), visit(browser, shared_service) as page:
         page.goto("/connect")
         page.get_by_label("Clone URL").fill(project.url.replace("://", "://ada:p4ssw0rd@"))
         page.get_by_label("Provider").select_option("GitHub")
@@ -169,7 +155,7 @@ def test_an_identity_registers_the_webhook(
         expect(page.get_by_text("its webhook is registered at the provider")).to_be_visible()
         expect(page.get_by_role("main")).to_contain_text("✓ Received")
         [hook] = github.hooks[project.name]
-        made = connection(service, project.name)
+        made = connection(shared_service, project.name)
 
         page.goto(f"/connections/{made['id']}")
         page.get_by_role("link", name="Rotate the secret").click()
@@ -180,10 +166,10 @@ def test_an_identity_registers_the_webhook(
         expect(page.get_by_role("main")).to_contain_text("it was last used")
         page.reload()
         expect(page.get_by_text("The secret was rotated meanwhile.")).to_be_visible()
-        assert len(connection(service, project.name)["secrets"]) == 2
+        assert len(connection(shared_service, project.name)["secrets"]) == 2
         button(page, "Revoke the previous secret")
         expect(page.get_by_text("The previous secret is revoked")).to_be_visible()
-        assert len(connection(service, project.name)["secrets"]) == 1
+        assert len(connection(shared_service, project.name)["secrets"]) == 1
 
         page.goto("/identities")
         page.get_by_role("link", name="bot").click()
@@ -192,22 +178,22 @@ def test_an_identity_registers_the_webhook(
         page.get_by_role("link", name="Delete").click()
         button(page, "Delete the identity bot")
         expect(page.get_by_role("alert")).to_contain_text("bot")
-    service.api.send("DELETE", f"/connections/{made['id']}")
-    service.api.send("DELETE", "/identities/bot")
+    shared_service.api.send("DELETE", f"/connections/{made['id']}")
+    shared_service.api.send("DELETE", "/identities/bot")
     for hidden in ("p4ssw0rd", "too short", secret):
-        assert hidden not in str(service.log())
+        assert hidden not in str(shared_service.log())
 
 
 @pytest.mark.parametrize("scripts", [True, False])
 def test_a_connection_is_changed_and_deleted(
-    browser: Browser, service: Service, host: GitHost, tmp_path: Path, *, scripts: bool
+    browser: Browser, shared_service: Service, host: GitHost, tmp_path: Path, *, scripts: bool
 ) -> None:
     """Its settings, its credentials and its triggers; a deletion is confirmed, and says what is lost."""
     project = repository(host, tmp_path, f"acme/changed-{scripts}".lower())
-    made = service.connect(project.url, "train@main", "other@dev", name=project.name)
+    made = shared_service.connect(project.url, "train@main", "other@dev", name=project.name)
     path = f"/connections/{made['id']}"
     renamed = f"renamed-{scripts}"
-    with visit(browser, service, scripts=scripts) as page:
+    with visit(browser, shared_service, scripts=scripts) as page:
         page.goto(path)
         page.get_by_role("link", name="Edit", exact=True).click()
         page.get_by_label("Name (required)").fill(" ")
@@ -219,7 +205,7 @@ def test_a_connection_is_changed_and_deleted(
         page.get_by_label("Branches that count").fill("main\nrelease/*")
         button(page, "Save")
         expect(page.get_by_text(f"The settings of {renamed} are changed.")).to_be_visible()
-        changed = service.api.get(path)
+        changed = shared_service.api.get(path)
         assert (changed["name"], changed["follows"]) == (renamed, ["main", "release/*"])
         assert changed["triggers"] == made["triggers"]
 
@@ -238,11 +224,11 @@ def test_a_connection_is_changed_and_deleted(
         page.get_by_role("link", name="Delete other@dev").click()
         button(page, "Delete the trigger other@dev")
         expect(page.get_by_text("The trigger other@dev is deleted.")).to_be_visible()
-        assert [one["name"] for one in service.api.get(path)["triggers"]] == ["train@main"]
+        assert [one["name"] for one in shared_service.api.get(path)["triggers"]] == ["train@main"]
 
         page.get_by_role("link", name="Delete", exact=True).click()
         expect(page.get_by_role("main")).to_contain_text("Remove its webhook at the provider yourself")
         button(page, f"Delete the connection {renamed}")
-        expect(page).to_have_url(f"{service.url}/connections")
+        expect(page).to_have_url(f"{shared_service.url}/connections")
         expect(page.get_by_text(f"{renamed} is deleted.")).to_be_visible()
-    assert got(service.url + path, signed_in(service))[0] == 404
+    assert got(shared_service.url + path, signed_in(shared_service))[0] == 404

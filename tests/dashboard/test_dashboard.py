@@ -9,21 +9,13 @@ from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
-import pytest
 from playwright.sync_api import Browser, expect
 
-from testing.browser import running_browser, sign_in, visit
+from testing.browser import sign_in, visit
 from testing.provider_apis.fake import serving
 from testing.provider_apis.github import FakeGitHub
 from testing.service import Project, Service, wait_for
 from tests.dashboard.getting import got
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Return a browser; each test has its own profile in it. Its event loop ends with this module."""
-    with running_browser() as browser:
-        yield browser
 
 
 def test_a_push_is_seen_as_it_comes(browser: Browser, service: Service, project: Project) -> None:

@@ -1,28 +1,11 @@
 """The forms of sources, their rules, and notification channels, without scripts."""
 
-from collections.abc import Iterator
-
-import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from testing.browser import running_browser, visit
+from testing.browser import visit
 from testing.service import Service
 
 expect.set_options(timeout=30_000)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Return a browser; each test has its own profile in it."""
-    with running_browser() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Return one gateway for all tests of this file."""
-    with Service(tmp_path_factory.mktemp("forms") / "data") as service:
-        yield service
 
 
 def button(page: Page, name: str) -> None:
@@ -30,9 +13,9 @@ def button(page: Page, name: str) -> None:
     page.get_by_role("button", name=name, exact=True).click()
 
 
-def test_a_source_and_its_rules(browser: Browser, service: Service) -> None:
+def test_a_source_and_its_rules(browser: Browser, shared_service: Service) -> None:
     """Its secret is shown once; the order of the rules counts, so that they can be moved."""
-    with visit(browser, service, scripts=False) as page:
+    with visit(browser, shared_service, scripts=False) as page:
         page.goto("/sources")
         page.get_by_role("link", name="Add a source").click()
         button(page, "Add")
@@ -54,7 +37,7 @@ def test_a_source_and_its_rules(browser: Browser, service: Service) -> None:
         button(page, "Save")
         expect(page.get_by_role("table", name="Triggers")).to_contain_text("branches main")
         button(page, "Move up")
-        [source] = service.api.get("/sources")["items"]
+        [source] = shared_service.api.get("/sources")["items"]
         assert [rule["match"] for rule in source["rules"]] == [["research/**"], ["ml-*"]]
         assert [len(rule["triggers"]) for rule in source["rules"]] == [1, 0]
 
@@ -64,7 +47,7 @@ def test_a_source_and_its_rules(browser: Browser, service: Service) -> None:
         button(page, "Save")
         for problem in ("Project: ", "Path of the manifest: It must be a path inside the repository"):
             expect(page.get_by_role("alert")).to_contain_text(problem)
-        service.api.send("PATCH", f"/sources/{source['id']}", {"name": "renamed"})
+        shared_service.api.send("PATCH", f"/sources/{source['id']}", {"name": "renamed"})
         page.get_by_label("Project").fill("{name}")
         page.get_by_label("Path of the manifest").fill("valohai.yaml")
         button(page, "Save")
@@ -75,12 +58,12 @@ def test_a_source_and_its_rules(browser: Browser, service: Service) -> None:
         page.get_by_role("link", name="Delete", exact=True).click()
         button(page, "Delete the source renamed")
         expect(page.get_by_text("The source renamed is deleted.")).to_be_visible()
-    assert service.api.get("/sources")["items"] == []
+    assert shared_service.api.get("/sources")["items"] == []
 
 
-def test_a_notification_channel(browser: Browser, service: Service) -> None:
+def test_a_notification_channel(browser: Browser, shared_service: Service) -> None:
     """Its URL is never shown; a generated secret is shown once; a test shows why it fails."""
-    with visit(browser, service, scripts=False) as page:
+    with visit(browser, shared_service, scripts=False) as page:
         page.goto("/notifications")
         page.get_by_role("link", name="Add a channel").click()
         page.get_by_label("Name (required)").fill("ops")
@@ -101,10 +84,10 @@ def test_a_notification_channel(browser: Browser, service: Service) -> None:
         page.get_by_label("Projects").fill("digits")
         button(page, "Save")
         expect(page.get_by_text("The channel ops is changed.")).to_be_visible()
-        [channel] = service.api.get("/notification-channels")["items"]
+        [channel] = shared_service.api.get("/notification-channels")["items"]
         assert channel["projects"] == ["digits"]
         assert "dead-letters" not in channel["happenings"]
         page.get_by_role("link", name="Delete ops").click()
         button(page, "Delete the channel ops")
         expect(page.get_by_text("The channel ops is deleted.")).to_be_visible()
-    assert service.api.get("/notification-channels")["items"] == []
+    assert shared_service.api.get("/notification-channels")["items"] == []

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from testing.browser import running_browser, sign_in
+from testing.browser import sign_in
 from testing.npm import installed
 from testing.service import Service
 from tests.dashboard.getting import signed_in
@@ -49,13 +49,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Start a gateway with records of every kind."""
     with busy_gateway(tmp_path_factory.mktemp("busy")) as service:
         yield service
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Return a browser, which ends with this module."""
-    with running_browser() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from testing.broker import Broker
 from testing.collector import Collector, ReceivedSpan
 from testing.postgres import Postgres
 from testing.provider_apis.fake import serving
-from testing.service import Project, Service, wait_for
+from testing.service import Command, Project, Service, wait_for
 from tests.publish.runner import Runner
 
 EXCHANGE = "traces"
@@ -94,7 +94,7 @@ def test_a_push_is_one_trace_although_every_process_is_killed_on_the_way(
         trace = line["trace_id"]
         request = seen("POST /hooks/{connection}")
         web.kill()
-        with Service(tmp_path / "worker", **shared, ROLE="worker") as worker:
+        with Command(tmp_path / "worker", **shared, ROLE="worker", WORKERS="2") as worker:
             published = seen(f"publish {EXCHANGE}")
             message = taken(broker)
             settled = next(one for one in worker.log() if one["event"] == "push settled")

@@ -136,7 +136,7 @@ def test_a_refused_network_is_reported_with_the_address(
     assert (answer.status, answer.body["detail"]) == (401, expected)
     assert refused(401, "network") == before + 1
     [line] = lines
-    assert (line["client"], line["delivery"]) == (client[0] if client else None, "d" * 100)
+    assert (line["client"], line["claimed_delivery"]) == (client[0] if client else None, "d" * 100)
 
 
 class FullReader(BodyReader):

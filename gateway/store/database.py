@@ -117,7 +117,9 @@ class Database:
         alone = self._writers if self.is_embedded else nullcontext()
         with self._translated(writes=True), alone, self.engine.connect() as conn, conn.begin() as transaction:
             yield conn
-            self._commit(transaction)
+            # The block may have ended it.
+            if transaction.is_active:
+                self._commit(transaction)
 
     def _commit(self, transaction: RootTransaction) -> None:
         began_at = time.monotonic()

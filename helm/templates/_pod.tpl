@@ -183,6 +183,9 @@ lifecycle:
 {{- if contains ":" .Values.listen }}
 - {name: PUSHGATE_URL, value: "http://[::1]:8080"}
 {{- end }}
+{{- with .Values.tracing.endpoint }}
+- {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ . | quote }}}
+{{- end }}
 {{- include "pushgate.secretVariables" (dict "root" . "which" (list "secretKey" "secretKeyPrevious" "databaseUrl" "amqpUrl" "adminToken")) }}
 {{- end -}}
 

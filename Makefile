@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run check test picture matrix soak hostile fuzz mutate bench documents sbom format lock clean
+.PHONY: help demo run check test picture matrix soak hostile fuzz mutate bench documents image sbom format lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -77,7 +77,10 @@ bench: $(VENV)/.dev ## measure costs relative to a reference operation (bench NA
 documents: $(VENV)/.dev ## write what is made from the code in docs/: references, OpenAPI, AsyncAPI, JSON Schemas
 	@$(BIN)/python -m testing.documents
 
-# IMAGE=REGISTRY/pushgate:0.1.0 selects the image, CONTAINERS=podman the program that runs it.
+# IMAGE=REGISTRY/pushgate:0.1.0 selects the image, here and below, CONTAINERS=podman the program that runs it.
+image: $(VENV)/.dev ## prove that an image runs read-only, as any user and without rights: first docker build --tag pushgate .
+	@CONTAINERS="$(CONTAINERS)" $(BIN)/python -m tests.image $(IMAGE)
+
 sbom: $(VENV)/.dev ## write the SBOM of an image, in CycloneDX: build/sbom.json
 	@mkdir -p build
 	@$(CONTAINERS) run --rm --interactive --network none --entrypoint python $(IMAGE) - <docker/inventory.py >build/inventory.json

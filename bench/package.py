@@ -7,6 +7,7 @@ as well.
 
 import asyncio
 import json
+import os
 import random
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from gateway.fetch.git import Git
 from gateway.packages.builder import Packer
 from gateway.packages.tree import TreeReader
 from testing.git_host import ENVIRONMENT, git
+from testing.processes import children_of
 
 _FILES = 2_000
 _FILE = 50_000
@@ -131,17 +133,16 @@ def _peak(process: str) -> int:
     return int(lines[0].split()[1]) * 1024 if lines else 0
 
 
-def _watch(ended: threading.Event, peaks: dict[str, int]) -> None:
+def _watch(ended: threading.Event, peaks: dict[int, int]) -> None:
     """Poll the git processes that this process starts, until the end."""
     while not ended.wait(0.005):
-        for children in Path("/proc/self/task").glob("*/children"):
-            for child in children.read_text().split():
-                peaks[child] = max(peaks.get(child, 0), _peak(child))
+        for child in children_of(os.getpid()):
+            peaks[child] = max(peaks.get(child, 0), _peak(f"{child}"))
 
 
 def _main(folder: Path, commit: str) -> None:
     ended = threading.Event()
-    peaks: dict[str, int] = {}
+    peaks: dict[int, int] = {}
     watch = threading.Thread(target=_watch, args=(ended, peaks))
     watch.start()
     try:

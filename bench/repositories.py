@@ -32,6 +32,7 @@ from gateway.store.tables import reconciliations, ref_updates
 from testing.git_host import ENVIRONMENT, GitHost, git
 from testing.github import push_payload
 from testing.postgres import Postgres
+from testing.processes import children_of
 from testing.service import VALOHAI_YAML, Command, wait_for
 
 _REPOSITORIES = 80
@@ -192,7 +193,7 @@ class Gateway:
         gateway, children = self._cpu()
         seconds = work()
         # The time of a child counts when it has ended.
-        wait_for(lambda: not any(map(_children, self._pids)), "no git runs")
+        wait_for(lambda: not any(map(children_of, self._pids)), "no git runs")
         gateway_after, children_after = self._cpu()
         each = 1000 / len(self._repositories)
         return Cost(seconds, (gateway_after - gateway) * each, (children_after - children) * each)
@@ -215,12 +216,6 @@ class Gateway:
             times = [int(field) for field in text.rpartition(")")[2].split()[11:15]]
             own, children = own + sum(times[:2]), children + sum(times[2:])
         return own / _TICKS, children / _TICKS
-
-
-def _children(pid: int) -> list[str]:
-    return [
-        child for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()
-    ]
 
 
 def _measure(folder: Path, made: Sequence[Repository], progress: Progress) -> list[Row]:

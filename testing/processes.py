@@ -27,9 +27,16 @@ def may_leave_core_files(main: int) -> dict[int, bool]:
     return found
 
 
+def children_of(process: int) -> list[int]:
+    """Return the processes that a process has started, and that run."""
+    found: list[int] = []
+    for path in Path(f"/proc/{process}/task").glob("*/children"):
+        with suppress(OSError):  # the thread has ended
+            found += map(int, path.read_text(encoding="ascii").split())
+    return found
+
+
 def _descendants(process: int) -> Iterator[int]:
-    for children in Path(f"/proc/{process}/task").glob("*/children"):
-        with suppress(OSError):  # it has ended
-            for child in map(int, children.read_text(encoding="ascii").split()):
-                yield child
-                yield from _descendants(child)
+    for child in children_of(process):
+        yield child
+        yield from _descendants(child)

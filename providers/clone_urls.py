@@ -48,6 +48,11 @@ def repository_key(url: str) -> str:
     return f"{host}/{_without_scm(path)}".lower()
 
 
+def host_of(url: str) -> str:
+    """Return the host of `repository_key`."""
+    return repository_key(url).partition("/")[0]
+
+
 def host_and_path(url: str) -> tuple[str, str]:
     """Return the host in lower case, and the path without `.git` in its own case, of a clone URL."""
     _, host, path = _parts(url)

@@ -18,6 +18,7 @@ from bench.report import Rounds, Row, measured, show, unmeasured, write
 from gateway.store import accept, connections
 from gateway.store.database import Database
 from gateway.store.tables import metadata
+from providers.clone_urls import host_of
 from testing.postgres import Postgres
 from testing.records import A, B, arrival, move
 
@@ -99,5 +100,5 @@ def test_copied_connections_are_like_added_ones(postgres: Postgres) -> None:
             added = replace(copied, id="added")
             connections.add(conn, added)
             accept.record(conn, [arrival(move(A, B), connection=added.id)])
-            assert (connections.host_of(copied.url), copied.project) == ("host1.example", "project 3")
+            assert (host_of(copied.url), copied.project) == ("host1.example", "project 3")
             assert _rows(conn, copied.id) == _rows(conn, added.id)

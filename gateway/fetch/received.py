@@ -7,7 +7,7 @@ from typing import Self
 from gateway.fetch.credentials import Remote
 from gateway.fetch.process import Progress
 from gateway.metrics import FETCHED_BYTES, GIT_HOSTS
-from gateway.store.connections import host_of
+from providers.clone_urls import host_of
 
 # Git unpacks a small pack at once, and indexes a large one.
 _RECEIVED = re.compile(r"(?:receiving|unpacking) objects \d+ %, (?P<size>[\d.]+) (?P<unit>\w+)")

@@ -26,10 +26,10 @@ from sqlalchemy import Row, delete, func, select
 from gateway.store import ready_queue
 from gateway.store.bulk_sql import upsert_rows
 from gateway.store.claim_queries import CANDIDATES, CLAIM_LOCK, GROUPS, RUNNING, TAKE, of_groups
-from gateway.store.connections import host_of
 from gateway.store.database import Lock
 from gateway.store.ready_queue import times
 from gateway.store.tables import processes, turns
+from providers.clone_urls import host_of
 
 MIRROR_AFFINITY = timedelta(seconds=10)
 """How long work is reserved for the process that holds its mirror."""

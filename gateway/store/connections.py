@@ -24,7 +24,7 @@ from gateway.store.tables import (
     secrets,
     source_repositories,
 )
-from providers.clone_urls import repository_key
+from providers.clone_urls import host_of, repository_key
 
 LIVE_SECRETS = 2
 """During a rotation the provider may still use the secret before the newest one."""
@@ -399,11 +399,6 @@ def revoke_old_secrets(conn: sqlalchemy.Connection, connection_id: str) -> None:
     mine = secrets.c.connection == connection_id
     newest = select(func.max(secrets.c.id)).where(mine).scalar_subquery()
     conn.execute(delete(secrets).where(mine, secrets.c.id < newest))
-
-
-def host_of(url: str) -> str:
-    """Return the canonical host of a clone URL."""
-    return repository_key(url).partition("/")[0]
 
 
 def _columns(connection: Connection) -> dict[str, Any]:

@@ -12,10 +12,11 @@ from gateway.crypto.keyring import Keyring
 from gateway.errors import Conflict, Invalid, NotFound
 from gateway.store import envelopes
 from gateway.store.bulk_sql import among
-from gateway.store.connections import Connection, host_of, lock_names
+from gateway.store.connections import Connection, lock_names
 from gateway.store.rows import from_row
 from gateway.store.tables import connections, identities
 from providers import PROVIDERS
+from providers.clone_urls import host_of
 
 _MAX_NAMED = 5
 

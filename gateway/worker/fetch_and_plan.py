@@ -21,7 +21,7 @@ from gateway.metrics import FETCH_FAILURES, FETCH_SECONDS, GIT_HOSTS
 from gateway.packages.archive import Packages
 from gateway.plan.planner import CommitFacts, Plan
 from gateway.plan.triggers import Trigger, TriggerMatch, need_paths, read_triggers
-from gateway.store.connections import Connection, host_of
+from gateway.store.connections import Connection
 from gateway.store.executions import NewRequest
 from gateway.store.work_queue import PendingUpdate, Settlement
 from gateway.threads import PLANNING
@@ -30,6 +30,7 @@ from gateway.worker.plan_inputs import PlanInputs, base_branch, pack, plan_updat
 from gateway.worker.remotes import Remotes
 from gateway.worker.update_spans import fetching, planning
 from providers import PROVIDERS
+from providers.clone_urls import host_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,9 +9,9 @@ from gateway.backoff import backoff
 from gateway.errors import FetchError
 from gateway.fetch.reasons import cause_of
 from gateway.metrics import GIT_HOSTS, POSTPONED, PUSH_SECONDS, SETTLED, stage
-from gateway.store.connections import host_of
 from gateway.store.ready_queue import MAX_DELAY
 from gateway.store.work_queue import PendingUpdate, Postponement, Settlement
+from providers.clone_urls import host_of
 
 log = structlog.get_logger()
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from gateway.backoff import backoff
 from gateway.provider_apis.posting import origin
-from gateway.store.connections import host_of
 from gateway.store.status_tasks import Claimed, Except
+from providers.clone_urls import host_of
 
 # A server may fail at one commit alone, which must not delay the others for long.
 _FIRST_PAUSE = 1.0

@@ -22,7 +22,6 @@ from gateway.store import (
     work_queue,
 )
 from gateway.store.commit_statuses import FETCH_CONTEXT, Expected
-from gateway.store.connections import host_of
 from gateway.store.database import Database
 from gateway.store.identities import Identity
 from gateway.store.ids import delivery_id
@@ -31,6 +30,7 @@ from gateway.store.status_tasks import Claimed, Except, SentStatus
 from gateway.store.status_webhooks import StatusReceiver
 from gateway.store.tables import connections
 from gateway.store.work_queue import Settlement
+from providers.clone_urls import host_of
 from testing import records
 from testing.records import NOW, A, B, C, move
 from tests.store.work import claim as claim_work

@@ -30,17 +30,20 @@ for _ in range(60):
         time.sleep(0.5)
 sys.exit(1)
 """
+_NAMELESS = 4242
 PROOFS: Mapping[str, str] = {
     "has no capability, and can gain none": "grep -Eq '^CapEff:\\s*0+$' /proc/self/status"
     " && grep -Eq '^CapBnd:\\s*0+$' /proc/self/status && grep -Eq '^NoNewPrivs:\\s*1$' /proc/self/status",
-    "writes only to its data and /tmp": "touch /var/lib/pushgate/x /tmp/x"
-    " && ! touch /x 2>/dev/null && ! touch /opt/pushgate/x 2>/dev/null",
+    "writes only to its data and /tmp": "grep -Eq '^\\S+ / \\S+ ro,' /proc/mounts"
+    " && touch /var/lib/pushgate/x /tmp/x && ! touch /x 2>/dev/null && ! touch /opt/pushgate/x 2>/dev/null",
     "makes a database": "pushgate migrate",
     "is ready, and ends in order": f"pushgate serve & python -c {shlex.quote(_READY)} && kill $! && wait $!",
     "has git": "git init --quiet /tmp/a && git -C /tmp/a -c user.name=a -c user.email=a@b commit --quiet"
     " --allow-empty --message a && git clone --quiet /tmp/a /tmp/b",
-    # It refuses users without a name before it connects.
-    "has ssh": "ssh -o BatchMode=yes -p 1 127.0.0.1 2>&1 | grep -q 'Connection refused'",
+    # ssh refuses users without a name before it connects. Podman adds the container's user to /etc/passwd, so
+    # the image must also name a user that only it can name.
+    "has ssh, and a name for each user": f"getent passwd {_NAMELESS} >/dev/null"
+    " && ssh -o BatchMode=yes -p 1 127.0.0.1 2>&1 | grep -q 'Connection refused'",
     "can export traces": "python -c 'import opentelemetry.exporter.otlp.proto.http.trace_exporter'",
 }
 # Root sees all folders.

@@ -86,7 +86,8 @@ def test_a_reading_that_is_cancelled_or_too_slow_leaves_no_process(tmp_path: Pat
     fetching = make_fetching(tmp_path, timeout=3)
 
     def read_on(objects: Objects) -> object:
-        [reader] = readers()
+        # It is a process before it is git.
+        [reader] = wait_for(readers, "git runs")
         os.kill(reader, signal.SIGSTOP)
         return objects.headers(["d" * 40])
 

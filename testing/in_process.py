@@ -117,8 +117,14 @@ async def exchange(
     }
     sent: list[Message] = []
 
+    unread = [{"type": "http.request", "body": content, "more_body": False}]
+
     async def receive() -> Message:
-        return {"type": "http.request", "body": content, "more_body": False}
+        if unread:
+            return unread.pop()
+        # The client waits for the answer: an application that looks whether it has left sees nothing.
+        never: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        return await never
 
     async def send(message: Message) -> None:
         sent.append(message)

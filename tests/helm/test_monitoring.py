@@ -91,17 +91,20 @@ def test_an_alert_can_be_changed_and_switched_off() -> None:
     whole = """
     prometheusRule:
       enabled: true
-      selector: cluster="a"
+      selector: job=~"pushgate_a$"
       alertLabels: {team: ml}
       extraRules: [{alert: Mine, expr: vector(1)}]
       rules:
         PushgatePushesWait: {threshold: 1800, for: 10m, severity: page}
+        PushgateDeliveriesNotStored: {threshold: 5}
         PushgateSlow: {enabled: false}
     """
     found = alerts(whole)
     assert set(alerts()) ^ set(found) == {"PushgateSlow", "Mine"}
     changed = found["PushgatePushesWait"]
-    assert changed["expr"] == 'max(pushgate_oldest_pending_seconds{cluster="a"}) > 1800'
+    assert changed["expr"] == 'max(pushgate_oldest_pending_seconds{job=~"pushgate_a$"}) > 1800'
+    both = found["PushgateDeliveriesNotStored"]["expr"]
+    assert (both.count("> 5"), both.count("> 0"), both.count("pushgate_a")) == (2, 0, 3)
     assert (changed["for"], changed["labels"]) == ("10m", {"severity": "page", "team": "ml"})
     assert found["PushgateDown"]["labels"] == {"severity": "critical", "team": "ml"}
     assert found["Mine"] == {"alert": "Mine", "expr": "vector(1)"}

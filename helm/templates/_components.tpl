@@ -33,6 +33,8 @@ are the shared values overridden by those of its section. Takes {root, section}.
 {{- range $key := list "pod" "serviceAccount" "podDisruptionBudget" -}}
 {{- $joined := dict -}}
 {{- range $name, $shared := index $values $key }}{{ $_ := set $joined $name $shared }}{{ end -}}
+{{- /* With a sidecar that runs on, a Job or test never ends, and an upgrade waits for it. */ -}}
+{{- if not (has $.section (list "web" "worker")) }}{{ $joined = omit $joined "extraContainers" }}{{ end -}}
 {{- range $name, $value := get $own $key | default dict -}}
 {{- $shared := get $joined $name -}}
 {{- if and (kindIs "map" $value) (kindIs "map" $shared) -}}

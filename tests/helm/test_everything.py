@@ -149,7 +149,8 @@ def _pod_values(section: str) -> Values:
     """Return the values of the pods of a component: maps of both are joined, anything else is overridden."""
     shared, own = (_at(value_sets()["everything"], path) for path in ("pod", f"{section}.pod"))
     joined = {key: {**shared[key], **own[key]} if isinstance(own[key], dict) else own[key] for key in own}
-    return {**shared, **joined}
+    sidecars = shared["extraContainers"] if section in {"web", "worker"} else []
+    return {**shared, "extraContainers": sidecars, **joined}
 
 
 def test_every_pod_has_its_values() -> None:

@@ -11,9 +11,29 @@
 {{- list "pod-template-hash" "controller-revision-hash" "statefulset.kubernetes.io/pod-name" "apps.kubernetes.io/pod-index" "job-name" "controller-uid" "batch.kubernetes.io/job-name" "batch.kubernetes.io/controller-uid" "pushgate.dev/metrics" | toJson -}}
 {{- end -}}
 
+{{/* The values of an earlier version that have moved, with their new places. The schema lets them through to this chart's message. */}}
+{{- define "pushgate.moved" -}}
+env: pod.env
+mounts: pod.mounts
+nodeSelector: pod.nodeSelector
+podAnnotations: pod.annotations
+podLabels: pod.labels
+preStopSeconds: pod.preStopSeconds
+priorityClassName: pod.priorityClassName
+terminationGracePeriodSeconds: pod.terminationGracePeriodSeconds
+tolerations: pod.tolerations
+topologySpread: pod.topologySpreadConstraints
+user: pod.user
+{{- end -}}
+
 {{/* Checks that a schema cannot express. Each sentence says what is wrong and what to do. */}}
 {{- define "pushgate.checks" -}}
 {{- $values := .Values -}}
+{{- range $old, $new := include "pushgate.moved" . | fromYaml -}}
+{{- if hasKey $values $old -}}
+{{- fail (printf "%s is now %s: move it there" $old $new) -}}
+{{- end -}}
+{{- end -}}
 {{- $database := include "pushgate.secret" (dict "root" . "which" "databaseUrl") -}}
 {{- if eq $values.mode "embedded" -}}
 {{- if or (gt (int $values.web.replicas) 1) (gt (int $values.worker.replicas) 1) -}}

@@ -214,6 +214,9 @@ def test_every_default_has_a_schema() -> None:
         ),
         ("minimal", "pod: {priorityClassName: High Priority}", "at '/pod/priorityClassName'"),
         ("minimal", "pod: {user: '10001'}", "at '/pod/user'"),
+        ("minimal", "user: platform", "user is now pod.user: move it there"),
+        ("minimal", "podLabels: {team: ml}", "podLabels is now pod.labels"),
+        ("minimal", "topologySpread: {enabled: false}", "is now pod.topologySpreadConstraints"),
         ("minimal", "commonLabels: {helm.sh/chart: a}", "commonLabels: "),
         ("minimal", "worker: {pod: {labels: {app.kubernetes.io/name: a}}}", "worker.pod.labels: "),
         (

@@ -204,6 +204,19 @@ def test_what_is_referred_to_is_there(name: str) -> None:
         assert (len(services), monitored) == (len(monitored), set(_lasting(name)))
 
 
+def test_lists_have_the_defaults_of_the_api_server() -> None:
+    """Argo CD takes those that it adds for a difference, and the release is never in sync."""
+    [route] = of_kind("everything", "HTTPRoute")
+    assert all({"group", "kind"} <= parent.keys() for parent in route["spec"]["parentRefs"])
+    [backend] = route["spec"]["rules"][0]["backendRefs"]
+    assert (backend["group"], backend["kind"], backend["weight"]) == ("", "Service", 1)
+    [secret] = of_kind("everything", "ExternalSecret")
+    defaults = {"conversionStrategy": "Default", "decodingStrategy": "None", "metadataPolicy": "None"}
+    assert all(defaults.items() <= one["remoteRef"].items() for one in secret["spec"]["data"])
+    [cluster] = of_kind("everything", "Cluster")
+    assert cluster["spec"]["plugins"][0]["enabled"] is True
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_workload_that_is_scaled_names_no_number_of_its_own(name: str) -> None:
     """An upgrade doesn't undo the autoscaler's decision."""

@@ -119,6 +119,11 @@ user: pod.user
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- with $values.networkPolicy -}}
+{{- if and .enabled $values.serviceMonitor.enabled (eq $values.mode "distributed") (not .metrics.from) -}}
+{{- fail "serviceMonitor.enabled, but networkPolicy lets nobody scrape workers: name the namespace of Prometheus in networkPolicy.metrics.from" -}}
+{{- end -}}
+{{- end -}}
 {{- with $values.service -}}
 {{- if and (eq .type "ClusterIP") (or .externalTrafficPolicy .nodePort) -}}
 {{- fail "service.externalTrafficPolicy and service.nodePort are for traffic from outside: set service.type to NodePort or LoadBalancer" -}}

@@ -57,6 +57,7 @@ OTHER: dict[str, Any] = {
     "connections.existingSecret": "other",
     "externalSecret.storeRef.name": "other",
     "httpRoute.parentRefs": [{"name": "other"}],
+    "networkPolicy.metrics.from": [{"podSelector": {}}],
     "rabbitmq.tls.secretName": "other",
     "ingress.hosts": ["other.example.com"],
     "packages.url": "gs://other",

@@ -214,6 +214,11 @@ def test_every_default_has_a_schema() -> None:
         ),
         ("minimal", "pod: {priorityClassName: High Priority}", "at '/pod/priorityClassName'"),
         ("minimal", "pod: {user: '10001'}", "at '/pod/user'"),
+        (
+            "production",
+            "{serviceMonitor: {enabled: true}, networkPolicy: {metrics: {from: []}}}",
+            "networkPolicy lets nobody scrape workers",
+        ),
         ("minimal", "user: platform", "user is now pod.user: move it there"),
         ("minimal", "podLabels: {team: ml}", "podLabels is now pod.labels"),
         ("minimal", "topologySpread: {enabled: false}", "is now pod.topologySpreadConstraints"),

@@ -97,7 +97,8 @@ def _histogram(name: str, text: str, *labels: str, buckets: Sequence[float] = _S
 # HTTP
 HTTP_SECONDS = _histogram(
     "pushgate_http_request_seconds",
-    "Time until the answer to an HTTP request began, by the template of its route.",
+    "Time until the answer to an HTTP request began, by the template of its route and the class of its"
+    " status.",
     "method",
     "route",
     "status",
@@ -171,8 +172,10 @@ SCRATCH_WRITABLE = _gauge(
     "0 if this process cannot fetch because its disk is full or not writable, else 1.",
     mode="livemin",
 )
-MIRRORS = _gauge("pushgate_mirrors", "Mirrors on the disk of this process.")
-MIRROR_BYTES = _gauge("pushgate_mirror_bytes", "Size of all mirrors on the disk of this process.")
+MIRRORS = _gauge("pushgate_mirrors", "Mirrors on the disk of this process, counted every five minutes.")
+MIRROR_BYTES = _gauge(
+    "pushgate_mirror_bytes", "Size of all mirrors on the disk of this process, measured every five minutes."
+)
 MIRROR_BUDGET = _gauge("pushgate_mirror_budget_bytes", "What all mirrors may occupy.")
 MIRRORS_EVICTED = _counter("pushgate_mirrors_evicted", "Mirrors that were removed to keep the budget.")
 EVICTED_BYTES = _counter(

@@ -30,8 +30,8 @@ named Secret, the one that External Secrets creates, the one that an operator cr
 {{- end }}
 {{- end -}}
 
-{{/* Whether this release creates the database, or the Secret with its URL, so that it does not exist before the release. */}}
+{{/* Whether this release creates the database, or the Secret with its URL or the secret key: nothing can migrate before the release. */}}
 {{- define "pushgate.databaseIsMade" -}}
-{{- if and (eq .Values.mode "distributed") (not .Values.secrets.databaseUrl.existingSecret) }}true{{ end -}}
-{{- if and (eq .Values.mode "distributed") (not .Values.secrets.secretKey.existingSecret) }}true{{ end -}}
+{{- $secrets := .Values.secrets -}}
+{{- if and (eq .Values.mode "distributed") (not (and $secrets.databaseUrl.existingSecret $secrets.secretKey.existingSecret)) }}true{{ end -}}
 {{- end -}}

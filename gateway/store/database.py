@@ -115,15 +115,15 @@ class Database:
         Raise `StoreUnavailable` if the database cannot be reached or written.
         """
         alone = self._writers if self.is_embedded else nullcontext()
-        with self._translated(writes=True), alone, self.engine.connect() as conn, conn.begin() as transaction:
+        with self._translated(writes=True), alone, self.engine.connect() as conn, self._transaction(conn):
             yield conn
-            # The block may have ended it.
-            if transaction.is_active:
-                self._commit(transaction)
 
-    def _commit(self, transaction: RootTransaction) -> None:
-        began_at = time.monotonic()
-        transaction.commit()
+    @contextmanager
+    def _transaction(self, conn: Connection) -> Iterator[None]:
+        """Open a transaction, whose commit at the end of the block is measured."""
+        with conn.begin():
+            yield
+            began_at = time.monotonic()
         self.meter.committed(time.monotonic() - began_at)
 
     @contextmanager
@@ -183,7 +183,9 @@ class Database:
             self._drop_inline()
             raise
         try:
-            await asyncio.get_running_loop().run_in_executor(self._committer, self._commit, transaction)
+            began_at = time.monotonic()
+            await asyncio.get_running_loop().run_in_executor(self._committer, transaction.commit)
+            self.meter.committed(time.monotonic() - began_at)
         except Exception:
             self._drop_inline()
             raise
@@ -202,10 +204,8 @@ class Database:
                 with self._translated(writes=True), self.engine.connect() as connection:
                     _set_busy_timeout(connection, deadline - time.monotonic())
                     try:
-                        with connection.begin() as begun:
-                            result = work(connection)
-                            self._commit(begun)
-                            return result
+                        with self._transaction(connection):
+                            return work(connection)
                     finally:
                         _set_busy_timeout(connection, BUSY_MS / 1000)
             finally:
